@@ -1,0 +1,11 @@
+//! From bytes to a runnable XDP program: objects, types, verifier, maps, helpers, engines.
+//!
+//! `object` parses a file to an `ObjectSpec`, `verifier` proves a program safe, `vm` runs it over the
+//! `maps` and `helpers`. Nothing here reads a clock, starts a thread, does I/O or draws a random
+//! number: all of that comes through the run's environment.
+
+pub mod btf;
+pub mod insn;
+pub mod object;
+
+pub use insn::Insn;

@@ -1,0 +1,266 @@
+//! What an object file says, as data: no map is created and no program is loaded yet.
+//!
+//! Both homes take the same [`ObjectSpec`]: the engine makes its own maps and programs of it, the
+//! kernel backend makes kernel objects of it.
+
+use std::sync::Arc;
+
+use uapi::bpf::MapType;
+
+use crate::btf::{Btf, TypeId};
+use crate::insn::Insn;
+
+/// An object file, parsed, with its relocations applied.
+#[derive(Clone, Debug)]
+pub struct ObjectSpec {
+    /// File name without directories.
+    pub name: String,
+    /// Contents of the `license` section, empty if there is none.
+    pub license: String,
+    /// Maps in the order in which instructions count them ([`MapIndex`]).
+    pub maps: Vec<MapSpec>,
+    /// Entry programs in the order of their sections and offsets.
+    pub programs: Vec<ProgramSpec>,
+    /// The object's own type information.
+    pub btf: Option<Arc<Btf>>,
+}
+
+/// Position of a map in [`ObjectSpec::maps`].
+pub type MapIndex = usize;
+
+/// A map to be created.
+#[derive(Clone, Debug)]
+pub struct MapSpec {
+    /// Name in the source; the maps of data sections are called after the section (`.rodata`, `.bss`, ...).
+    pub name: String,
+    /// `enum bpf_map_type`.
+    pub map_type: MapType,
+    /// Bytes of a key, 0 where the type has none.
+    pub key_size: u32,
+    /// Bytes of a value, 0 where the type has none.
+    pub value_size: u32,
+    /// Entries; bytes for ring buffers. 0 where the source leaves it to the loader (per-CPU arrays of
+    /// perf events: number of CPUs; libbpf's rules).
+    pub max_entries: u32,
+    /// `BPF_F_*` of map creation.
+    pub map_flags: u32,
+    /// Type-specific extra value (bloom filter: number of hash functions).
+    pub map_extra: u64,
+    /// NUMA node asked for, with `BPF_F_NUMA_NODE`.
+    pub numa_node: Option<u32>,
+    /// Type of a key in the object's BTF.
+    pub key_type: Option<TypeId>,
+    /// Type of a value in the object's BTF (for data sections: the `DATASEC`).
+    pub value_type: Option<TypeId>,
+    /// Template of the maps that a map-in-map holds.
+    pub inner: Option<Box<MapSpec>>,
+    /// What the map holds before the first packet.
+    pub contents: MapContents,
+    /// Frozen after filling (`.rodata`, `.kconfig`): user space can no longer write it.
+    pub frozen: bool,
+    /// `LIBBPF_PIN_BY_NAME`.
+    pub pin_by_name: bool,
+}
+
+/// Initial contents of a map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum MapContents {
+    /// Nothing beyond what the type starts with.
+    #[default]
+    Empty,
+    /// The bytes of a data section: value 0 of an array map.
+    Data(Vec<u8>),
+    /// `.values` initialisers of map-in-map and program arrays: key and what is stored there.
+    Slots(Vec<(u32, SlotRef)>),
+}
+
+/// What a `.values` initialiser names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotRef {
+    /// A map of the same object.
+    Map(MapIndex),
+    /// An entry program of the same object, by function name.
+    Program(String),
+}
+
+/// Where an XDP program runs (`expected_attach_type`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub enum AttachType {
+    /// A device's receive hook (`BPF_XDP`).
+    #[default]
+    Xdp,
+    /// A devmap entry's transmit hook (`BPF_XDP_DEVMAP`).
+    Devmap,
+    /// A cpumap entry's thread (`BPF_XDP_CPUMAP`).
+    Cpumap,
+}
+
+impl AttachType {
+    /// The number in the bpf(2) ABI.
+    #[must_use]
+    pub fn raw(self) -> u32 {
+        match self {
+            Self::Xdp => uapi::xdp::BPF_XDP,
+            Self::Devmap => uapi::xdp::BPF_XDP_DEVMAP,
+            Self::Cpumap => uapi::xdp::BPF_XDP_CPUMAP,
+        }
+    }
+}
+
+/// Whether a section name says that its programs are XDP programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SectionKind {
+    /// `xdp`, `xdp/...`, `xdp.frags...`: libbpf gives these the type XDP by name.
+    Xdp,
+    /// Any other executable section; a user may still choose such a program by name.
+    Other,
+}
+
+/// An entry program with everything that it reaches by bpf2bpf calls and callbacks.
+///
+/// Instructions are in the kernel's own encoding. Maps are named by position:
+/// `BPF_PSEUDO_MAP_IDX` and `BPF_PSEUDO_MAP_IDX_VALUE` with the [`MapIndex`] in `imm` (and the offset
+/// into the value in the second slot). Calls within the program are relative (`BPF_PSEUDO_CALL`,
+/// `BPF_PSEUDO_FUNC`). A kfunc call is `BPF_PSEUDO_KFUNC_CALL` with the position in
+/// [`ProgramSpec::kfuncs`] in `imm`.
+#[derive(Clone, Debug)]
+pub struct ProgramSpec {
+    /// Function name.
+    pub name: String,
+    /// Section that it was found in.
+    pub section: String,
+    /// Whether the section makes it an XDP program.
+    pub section_kind: SectionKind,
+    /// `expected_attach_type`.
+    pub attach_type: AttachType,
+    /// `BPF_F_XDP_HAS_FRAGS`: the program can handle packets in several buffers.
+    pub frags: bool,
+    /// Further `BPF_F_*` of program loading.
+    pub prog_flags: u32,
+    /// The entry function first, then subprograms.
+    pub insns: Vec<Insn>,
+    /// Functions in the order of their first instruction; the entry is the first.
+    pub subprogs: Vec<Subprog>,
+    /// C source positions, ascending by instruction.
+    pub line_info: Vec<LineInfo>,
+    /// Kernel functions called.
+    pub kfuncs: Vec<KfuncRef>,
+    /// Kernel variables and types whose BTF ids appear as `BPF_PSEUDO_BTF_ID` (`imm` = position here).
+    pub ksyms: Vec<KsymRef>,
+}
+
+/// One function of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subprog {
+    /// Function name.
+    pub name: String,
+    /// First instruction in [`ProgramSpec::insns`].
+    pub start: u32,
+    /// `FUNC` in the object's BTF, if it has one there.
+    pub btf: Option<TypeId>,
+    /// Global functions are verified on their own, static ones within their callers.
+    pub is_global: bool,
+}
+
+/// A source position, from `.BTF.ext`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineInfo {
+    /// First instruction that belongs to it.
+    pub insn: u32,
+    /// File as the compiler named it.
+    pub file: Arc<str>,
+    /// The line's text.
+    pub text: Arc<str>,
+    /// From 1.
+    pub line: u32,
+    /// From 1; 0 if unknown.
+    pub column: u32,
+}
+
+/// A kernel function that a program calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KfuncRef {
+    /// Name without the `___flavour` suffix.
+    pub name: String,
+    /// Its `FUNC` in the object's BTF.
+    pub btf: Option<TypeId>,
+    /// `__weak`: absence is no error.
+    pub weak: bool,
+}
+
+/// A kernel symbol that a program takes the address of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KsymRef {
+    /// Name without the `___flavour` suffix.
+    pub name: String,
+    /// Its `VAR` or `FUNC` in the object's BTF; `None` for an untyped symbol.
+    pub btf: Option<TypeId>,
+    /// `__weak`: absence is no error.
+    pub weak: bool,
+    /// Whether a function or a variable.
+    pub is_func: bool,
+}
+
+impl ObjectSpec {
+    /// The map of a name.
+    #[must_use]
+    pub fn map(&self, name: &str) -> Option<(MapIndex, &MapSpec)> {
+        self.maps.iter().enumerate().find(|(_, m)| m.name == name)
+    }
+
+    /// Chooses a program by function name or section name; the only one (or the only one in an XDP
+    /// section) if no name is given.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that lists the programs there are.
+    pub fn program(&self, wanted: Option<&str>) -> Result<&ProgramSpec, SelectError> {
+        let error = |wanted: Option<&str>| SelectError {
+            object: self.name.clone(),
+            wanted: wanted.map(str::to_owned),
+            available: self.programs.iter().map(|p| (p.name.clone(), p.section.clone())).collect(),
+        };
+        let Some(name) = wanted else {
+            let mut xdp = self.programs.iter().filter(|p| p.section_kind == SectionKind::Xdp);
+            return match (xdp.next(), xdp.next(), self.programs.as_slice()) {
+                (Some(only), None, _) | (None, _, [only]) => Ok(only),
+                _ => Err(error(None)),
+            };
+        };
+        if let Some(p) = self.programs.iter().find(|p| p.name == name) {
+            return Ok(p);
+        }
+        let mut by_section = self.programs.iter().filter(|p| p.section == name);
+        match (by_section.next(), by_section.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err(error(Some(name))),
+        }
+    }
+}
+
+/// No program, or more than one, answers to what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectError {
+    /// Object file.
+    pub object: String,
+    /// Name that was asked for.
+    pub wanted: Option<String>,
+    /// Functions and their sections.
+    pub available: Vec<(String, String)>,
+}
+
+impl std::fmt::Display for SelectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.available.is_empty() {
+            return write!(f, "{}: no program in this object", self.object);
+        }
+        match &self.wanted {
+            Some(name) => write!(f, "{}: no single program is called {name:?}", self.object)?,
+            None => write!(f, "{}: several programs; choose one with --prog", self.object)?,
+        }
+        f.write_str(". There are:")?;
+        self.available.iter().try_for_each(|(name, section)| write!(f, " {name} (section {section:?})"))
+    }
+}
+
+impl std::error::Error for SelectError {}

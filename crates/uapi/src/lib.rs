@@ -1,0 +1,11 @@
+//! The kernel's ABI as Rust types: `repr(C)` structs, constants and errno, one file per kernel
+//! header, without logic. Everything else in the workspace stands on this crate.
+
+/// `include/uapi/linux/bpf.h`: opcodes, map types, commands, flags and helper numbers.
+pub mod bpf;
+/// Error numbers of the control plane (`include/uapi/asm-generic/errno*.h`, `include/linux/errno.h`).
+pub mod errno;
+/// `include/uapi/linux/bpf.h`: what concerns XDP alone: actions and `xdp_md`.
+pub mod xdp;
+
+pub use errno::Errno;
