@@ -5,7 +5,11 @@
 //! number: all of that comes through the run's environment.
 
 pub mod btf;
+pub mod host;
 pub mod insn;
+pub mod maps;
 pub mod object;
+pub mod redirect;
+pub mod vm;
 
 pub use insn::Insn;

@@ -1,1 +1,10 @@
-//! x
+//! What a user can ask of a home of XDP programs, and see of it: the [`Backend`] trait.
+//!
+//! There are two homes, the engine (`machine`) and the running kernel (`linux`). Both take the same
+//! [`bpf::object::ObjectSpec`] and answer in the same terms, so that everything above them is written once.
+
+mod backend;
+mod test_run;
+
+pub use backend::{Backend, LoadError, LoadOptions, Loaded, MapInfo, OutputEvent, ProgramInfo};
+pub use test_run::{RedirectTarget, TestRun, TestRunError, TestRunOutput};

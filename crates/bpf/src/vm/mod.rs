@@ -1,0 +1,13 @@
+//! Running programs: the memory that a program can reach, the state of one run, and the engines.
+//!
+//! [`Run`] is what helpers see. Programs in the checked interpreter hold *guest addresses*, which
+//! name a region and an offset, so that every access can be checked and explained; compiled programs
+//! hold host addresses, which the verifier has proved. Helpers are written once for both.
+
+mod fault;
+mod memory;
+mod run;
+
+pub use fault::{Access, Fault, FaultKind};
+pub use memory::{GuestMemory, RegionKind};
+pub use run::Run;

@@ -1,0 +1,154 @@
+//! [`Backend`] and what it loads.
+
+use bpf::maps::MapDef;
+use bpf::object::ObjectSpec;
+use uapi::Errno;
+
+use crate::{TestRun, TestRunError, TestRunOutput};
+
+/// A home of XDP programs.
+pub trait Backend {
+    /// What a user calls it: `engine` or `kernel`.
+    fn name(&self) -> &'static str;
+
+    /// CPUs that per-CPU maps have room for.
+    fn possible_cpus(&self) -> u32;
+
+    /// Creates an object's maps, fills them, and loads its programs.
+    ///
+    /// # Errors
+    ///
+    /// What could not be created or loaded, and why.
+    fn load(&mut self, spec: &ObjectSpec, options: &LoadOptions) -> Result<Box<dyn Loaded>, LoadError>;
+}
+
+/// How to load.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Entry programs to load by function name, beside those that program arrays of the object name.
+    pub programs: Vec<String>,
+}
+
+/// An object that has been loaded. Dropping it unloads everything.
+pub trait Loaded {
+    /// Programs, in the order of the object.
+    fn programs(&self) -> &[ProgramInfo];
+
+    /// Maps, in the order of the object.
+    fn maps(&self) -> &[MapInfo];
+
+    /// Runs a program over one packet (`BPF_PROG_TEST_RUN`).
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno for a packet or context that cannot be run.
+    fn test_run(&mut self, program: &str, request: &TestRun) -> Result<TestRunOutput, TestRunError>;
+
+    /// `BPF_MAP_LOOKUP_ELEM` of the map at a position of [`Loaded::maps`]. Per-CPU values come one after
+    /// the other, each padded to a multiple of 8 bytes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno.
+    fn map_lookup(&self, map: usize, key: &[u8]) -> Result<Vec<u8>, Errno>;
+
+    /// `BPF_MAP_UPDATE_ELEM`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno.
+    fn map_update(&self, map: usize, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno>;
+
+    /// `BPF_MAP_DELETE_ELEM`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno.
+    fn map_delete(&self, map: usize, key: &[u8]) -> Result<(), Errno>;
+
+    /// `BPF_MAP_GET_NEXT_KEY`; the first key if none is given.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno; `ENOENT` after the last key.
+    fn map_next_key(&self, map: usize, key: Option<&[u8]>) -> Result<Vec<u8>, Errno>;
+
+    /// What programs sent to user space since the last call, in order per ring.
+    fn take_events(&mut self) -> Vec<OutputEvent>;
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// Function name.
+    pub name: String,
+    /// Section of the object.
+    pub section: String,
+    /// The backend's number for it.
+    pub id: u32,
+}
+
+/// A loaded map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapInfo {
+    /// Name in the object.
+    pub name: String,
+    /// What it was created from.
+    pub def: MapDef,
+    /// The backend's number for it.
+    pub id: u32,
+}
+
+/// Something that a program sent to user space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputEvent {
+    /// A record of the ring buffer at this position of [`Loaded::maps`].
+    Ringbuf {
+        /// Map.
+        map: usize,
+        /// Record.
+        data: Vec<u8>,
+    },
+    /// A sample of the perf event array at this position of [`Loaded::maps`].
+    Perf {
+        /// Map.
+        map: usize,
+        /// CPU.
+        cpu: u32,
+        /// Sample.
+        data: Vec<u8>,
+    },
+    /// A line of `bpf_trace_printk`.
+    Trace(String),
+}
+
+/// An object could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A map was refused.
+    #[error("map {map}: {reason}")]
+    Map {
+        /// Map.
+        map: String,
+        /// Errno of the backend.
+        errno: Errno,
+        /// What it means here and what to do.
+        reason: String,
+    },
+    /// A program was refused by the verifier.
+    #[error("program {program}: {reason}")]
+    Program {
+        /// Program.
+        program: String,
+        /// Errno of the backend.
+        errno: Errno,
+        /// The verifier's last sentence, or what is missing.
+        reason: String,
+        /// The verifier's log, if there is one.
+        log: String,
+    },
+    /// The backend cannot be used at all, for example for want of a capability.
+    #[error("{0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,227 @@
+//! [`SharedSlice`]: bytes that someone else may write while we look.
+// UNSAFETY: reads and writes through raw pointers, because no reference may exist to memory that a
+// program on another CPU or a process on the other side of a ring writes at the same time.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// A range of memory that others may read and write at the same time, valid for `'a`.
+///
+/// Offsets are checked: an access outside of the range panics, as with slices, so callers check first.
+/// Values are little endian, as on every host that the engine runs on.
+#[derive(Clone, Copy)]
+pub struct SharedSlice<'a> {
+    ptr: NonNull<u8>,
+    len: usize,
+    owner: PhantomData<&'a [AtomicU8]>,
+}
+
+// SAFETY: all accesses are relaxed atomics, so sharing the view between threads is no data race.
+unsafe impl Send for SharedSlice<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedSlice<'_> {}
+
+macro_rules! scalar {
+    ($read:ident, $write:ident, $int:ty, $atomic:ty) => {
+        /// Reads a number at a byte offset of any alignment. It is read in one piece if aligned.
+        ///
+        /// # Panics
+        ///
+        /// If it does not lie within the range.
+        #[must_use]
+        #[inline]
+        pub fn $read(self, offset: usize) -> $int {
+            let p = self.at(offset, size_of::<$int>());
+            if p.addr().get() % size_of::<$int>() == 0 {
+                // SAFETY: `at` has checked that the bytes lie within the range, which is valid for
+                // `'a`; the pointer is aligned.
+                return unsafe { <$atomic>::from_ptr(p.as_ptr().cast()) }.load(Relaxed);
+            }
+            let mut bytes = [0; size_of::<$int>()];
+            self.copy_to(offset, &mut bytes);
+            <$int>::from_le_bytes(bytes)
+        }
+
+        /// Writes a number at a byte offset of any alignment. It is written in one piece if aligned.
+        ///
+        /// # Panics
+        ///
+        /// If it does not lie within the range.
+        #[inline]
+        pub fn $write(self, offset: usize, value: $int) {
+            let p = self.at(offset, size_of::<$int>());
+            if p.addr().get() % size_of::<$int>() == 0 {
+                // SAFETY: as for reading.
+                unsafe { <$atomic>::from_ptr(p.as_ptr().cast()) }.store(value, Relaxed);
+            } else {
+                self.copy_from(offset, &value.to_le_bytes());
+            }
+        }
+    };
+}
+
+impl<'a> SharedSlice<'a> {
+    /// A view of `len` bytes at `ptr`.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must be readable and writable for `'a`, and during `'a` nobody may hold a Rust
+    /// reference to them, nor access them but by atomics or as another process or compiled program.
+    #[must_use]
+    pub const unsafe fn from_raw(ptr: NonNull<u8>, len: usize) -> Self {
+        Self { ptr, len, owner: PhantomData }
+    }
+
+    /// A view of exclusively borrowed bytes.
+    #[must_use]
+    pub fn from_mut(bytes: &'a mut [u8]) -> Self {
+        let len = bytes.len();
+        // A slice's pointer is never null.
+        let ptr = NonNull::from(bytes).cast();
+        Self { ptr, len, owner: PhantomData }
+    }
+
+    /// Length, bytes.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// The host address of the first byte, as compiled programs see it.
+    #[must_use]
+    pub fn addr(self) -> u64 {
+        self.ptr.addr().get() as u64
+    }
+
+    /// The pointer to the first byte.
+    #[must_use]
+    pub const fn as_ptr(self) -> NonNull<u8> {
+        self.ptr
+    }
+
+    /// The part from `offset` of `len` bytes; `None` if it is not within the range.
+    #[must_use]
+    pub fn get(self, offset: usize, len: usize) -> Option<Self> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: `offset + len` is within the range, so the pointer stays within one allocation.
+        Some(Self { ptr: unsafe { self.ptr.add(offset) }, len, owner: PhantomData })
+    }
+
+    #[inline]
+    fn at(self, offset: usize, len: usize) -> NonNull<u8> {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "access at {offset} of {len} bytes in a range of {}",
+            self.len
+        );
+        // SAFETY: checked above.
+        unsafe { self.ptr.add(offset) }
+    }
+
+    scalar!(read_u8, write_u8, u8, AtomicU8);
+    scalar!(read_u16, write_u16, u16, AtomicU16);
+    scalar!(read_u32, write_u32, u32, AtomicU32);
+    scalar!(read_u64, write_u64, u64, AtomicU64);
+
+    /// The 32-bit number at an aligned offset as an atomic; `None` if unaligned or outside.
+    #[must_use]
+    pub fn atomic_u32(self, offset: usize) -> Option<&'a AtomicU32> {
+        let p = self.get(offset, 4)?.ptr;
+        // SAFETY: within the range, aligned; the range is valid for `'a` and only accessed atomically.
+        p.cast::<AtomicU32>().is_aligned().then(|| unsafe { AtomicU32::from_ptr(p.as_ptr().cast()) })
+    }
+
+    /// The 64-bit number at an aligned offset as an atomic; `None` if unaligned or outside.
+    #[must_use]
+    pub fn atomic_u64(self, offset: usize) -> Option<&'a AtomicU64> {
+        let p = self.get(offset, 8)?.ptr;
+        // SAFETY: as above.
+        p.cast::<AtomicU64>().is_aligned().then(|| unsafe { AtomicU64::from_ptr(p.as_ptr().cast()) })
+    }
+
+    /// Copies bytes out.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie within the range.
+    pub fn copy_to(self, offset: usize, dst: &mut [u8]) {
+        let mut p = self.at(offset, dst.len());
+        for d in dst {
+            // SAFETY: `at` has checked the whole stretch; bytes have no alignment.
+            *d = unsafe { AtomicU8::from_ptr(p.as_ptr()) }.load(Relaxed);
+            // SAFETY: at most one past the end of the checked stretch.
+            p = unsafe { p.add(1) };
+        }
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie within the range.
+    pub fn copy_from(self, offset: usize, src: &[u8]) {
+        let mut p = self.at(offset, src.len());
+        for s in src {
+            // SAFETY: as in `copy_to`.
+            unsafe { AtomicU8::from_ptr(p.as_ptr()) }.store(*s, Relaxed);
+            // SAFETY: at most one past the end of the checked stretch.
+            p = unsafe { p.add(1) };
+        }
+    }
+
+    /// A copy of all bytes.
+    #[must_use]
+    pub fn to_vec(self) -> Vec<u8> {
+        let mut v = vec![0; self.len];
+        self.copy_to(0, &mut v);
+        v
+    }
+}
+
+impl std::fmt::Debug for SharedSlice<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedSlice({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_any_alignment_round_trip() {
+        let mut bytes = [0; 16];
+        let s = SharedSlice::from_mut(&mut bytes);
+        for offset in 0..8 {
+            s.write_u64(offset, 0x0102_0304_0506_0708);
+            assert_eq!(s.read_u64(offset), 0x0102_0304_0506_0708);
+            assert_eq!(s.read_u16(offset), 0x0708);
+        }
+    }
+
+    #[test]
+    fn a_part_cannot_reach_outside() {
+        let mut bytes = [0; 16];
+        let s = SharedSlice::from_mut(&mut bytes);
+        assert!(s.get(8, 9).is_none());
+        assert!(s.get(usize::MAX, 2).is_none());
+        assert_eq!(s.get(16, 0).map(SharedSlice::len), Some(0));
+    }
+
+    #[test]
+    #[should_panic(expected = "access at 15 of 2 bytes")]
+    fn an_access_outside_panics() {
+        let mut bytes = [0; 16];
+        let _ = SharedSlice::from_mut(&mut bytes).read_u16(15);
+    }
+}
