@@ -17,6 +17,8 @@ pub struct ObjectSpec {
     pub name: String,
     /// Contents of the `license` section, empty if there is none.
     pub license: String,
+    /// Contents of the `version` section (`KERNEL_VERSION`), 0 if there is none.
+    pub version: u32,
     /// Maps in the order in which instructions count them ([`MapIndex`]).
     pub maps: Vec<MapSpec>,
     /// Entry programs in the order of their sections and offsets.
@@ -108,9 +110,10 @@ impl AttachType {
 }
 
 /// Whether a section name says that its programs are XDP programs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SectionKind {
     /// `xdp`, `xdp/...`, `xdp.frags...`: libbpf gives these the type XDP by name.
+    #[default]
     Xdp,
     /// Any other executable section; a user may still choose such a program by name.
     Other,
@@ -122,12 +125,15 @@ pub enum SectionKind {
 /// `BPF_PSEUDO_MAP_IDX` and `BPF_PSEUDO_MAP_IDX_VALUE` with the [`MapIndex`] in `imm` (and the offset
 /// into the value in the second slot). Calls within the program are relative (`BPF_PSEUDO_CALL`,
 /// `BPF_PSEUDO_FUNC`). A kfunc call is `BPF_PSEUDO_KFUNC_CALL` with the position in
-/// [`ProgramSpec::kfuncs`] in `imm`.
-#[derive(Clone, Debug)]
+/// [`ProgramSpec::kfuncs`] in `imm`. The address of a kernel symbol is `BPF_PSEUDO_BTF_ID` with the
+/// position in [`ProgramSpec::ksyms`] in `imm`. What the target is known to lack is already resolved as
+/// libbpf does: the address of an absent weak symbol is a plain 0, and a call that cannot be made is a
+/// call of a helper that does not exist ([`POISON_CORE`], [`POISON_KFUNC`]), refused if it is reached.
+#[derive(Clone, Debug, Default)]
 pub struct ProgramSpec {
     /// Function name.
     pub name: String,
-    /// Section that it was found in.
+    /// Section that it was found in, without a leading `?`.
     pub section: String,
     /// Whether the section makes it an XDP program.
     pub section_kind: SectionKind,
@@ -137,6 +143,8 @@ pub struct ProgramSpec {
     pub frags: bool,
     /// Further `BPF_F_*` of program loading.
     pub prog_flags: u32,
+    /// Whether loading the whole object loads it (its section name does not begin with `?`).
+    pub autoload: bool,
     /// The entry function first, then subprograms.
     pub insns: Vec<Insn>,
     /// Functions in the order of their first instruction; the entry is the first.
@@ -145,9 +153,22 @@ pub struct ProgramSpec {
     pub line_info: Vec<LineInfo>,
     /// Kernel functions called.
     pub kfuncs: Vec<KfuncRef>,
-    /// Kernel variables and types whose BTF ids appear as `BPF_PSEUDO_BTF_ID` (`imm` = position here).
+    /// Kernel variables and functions whose addresses are taken with `BPF_PSEUDO_BTF_ID` (`imm` = position
+    /// here).
     pub ksyms: Vec<KsymRef>,
+    /// `struct bpf_func_info` of every function, as the kernel takes it with `Btf::for_kernel`; empty if
+    /// the object has none.
+    pub raw_func_info: Vec<u8>,
+    /// `struct bpf_line_info` likewise.
+    pub raw_line_info: Vec<u8>,
 }
+
+/// Helper number of a call that stands for a CO-RE relocation without a target. As in libbpf, where the
+/// number reads `0xbad2310` ("bad relo").
+pub const POISON_CORE: i32 = 195_896_080;
+/// Helper number of a call of an absent weak kfunc: this plus the position in [`ProgramSpec::kfuncs`]. As
+/// in libbpf.
+pub const POISON_KFUNC: i32 = 2_002_000_000;
 
 /// One function of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
