@@ -27,6 +27,9 @@ pub trait Backend {
 pub struct LoadOptions {
     /// Entry programs to load by function name, beside those that program arrays of the object name.
     pub programs: Vec<String>,
+    /// Make [`SCRIPTED_HELPERS`](crate::SCRIPTED_HELPERS) answer from [`TestRun::script`], so that a run
+    /// repeats one of the other backend. [`Loaded::warnings`] names the programs where that failed.
+    pub scripted: bool,
 }
 
 /// An object that has been loaded. Dropping it unloads everything.
@@ -36,6 +39,11 @@ pub trait Loaded {
 
     /// Maps, in the order of the object.
     fn maps(&self) -> &[MapInfo];
+
+    /// What a user should know of the load although it succeeded, one sentence each.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
 
     /// Runs a program over one packet (`BPF_PROG_TEST_RUN`).
     ///

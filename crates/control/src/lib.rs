@@ -7,4 +7,4 @@ mod backend;
 mod test_run;
 
 pub use backend::{Backend, LoadError, LoadOptions, Loaded, MapInfo, OutputEvent, ProgramInfo};
-pub use test_run::{RedirectTarget, TestRun, TestRunError, TestRunOutput};
+pub use test_run::{RedirectTarget, SCRIPTED_HELPERS, ScriptedCall, TestRun, TestRunError, TestRunOutput};

@@ -1,10 +1,11 @@
 //! Requests and answers of `BPF_PROG_TEST_RUN`.
 
 use uapi::Errno;
+use uapi::bpf::func;
 use uapi::xdp::XdpMd;
 
 /// One packet to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TestRun {
     /// Metadata (if the context says so), then the packet.
     pub data: Vec<u8>,
@@ -14,10 +15,49 @@ pub struct TestRun {
     pub repeat: u32,
     /// What the clocks say, nanoseconds.
     pub time_ns: u64,
+    /// CPU that runs the program: which values of per-CPU maps it sees.
+    pub cpu: u32,
+    /// Answers for the calls of scripted helpers, in the order of the calls: another backend's
+    /// [`TestRunOutput::scripted`]. Only with [`LoadOptions::scripted`](crate::LoadOptions::scripted).
+    pub script: Vec<ScriptedCall>,
 }
 
+/// A call of a helper whose answer is no function of program, packet and maps: clocks, random
+/// numbers, CPU, current task, SYN cookies ([`SCRIPTED_HELPERS`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScriptedCall {
+    /// Number of the helper.
+    pub helper: i32,
+    /// What it returned.
+    pub value: u64,
+}
+
+/// The helpers whose answers a backend records, or takes from a script.
+pub const SCRIPTED_HELPERS: &[i32] = &[
+    func::KTIME_GET_NS,
+    func::KTIME_GET_BOOT_NS,
+    func::KTIME_GET_COARSE_NS,
+    func::KTIME_GET_TAI_NS,
+    func::JIFFIES64,
+    func::GET_PRANDOM_U32,
+    func::GET_SMP_PROCESSOR_ID,
+    func::GET_NUMA_NODE_ID,
+    func::GET_CURRENT_PID_TGID,
+    func::GET_CURRENT_UID_GID,
+    func::GET_CURRENT_CGROUP_ID,
+    func::GET_CURRENT_ANCESTOR_CGROUP_ID,
+    func::GET_CURRENT_TASK,
+    func::GET_CGROUP_CLASSID,
+    func::TCP_CHECK_SYNCOOKIE,
+    func::TCP_GEN_SYNCOOKIE,
+    func::TCP_RAW_GEN_SYNCOOKIE_IPV4,
+    func::TCP_RAW_GEN_SYNCOOKIE_IPV6,
+    func::TCP_RAW_CHECK_SYNCOOKIE_IPV4,
+    func::TCP_RAW_CHECK_SYNCOOKIE_IPV6,
+];
+
 /// What a run left.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TestRunOutput {
     /// The program's return value.
     pub retval: u32,
@@ -29,6 +69,12 @@ pub struct TestRunOutput {
     pub duration_ns: u64,
     /// Where `XDP_REDIRECT` pointed, for backends that can tell.
     pub redirect: Option<RedirectTarget>,
+    /// What the scripted helpers returned, in the order of the calls: recorded by a backend that
+    /// answers by itself, the part that was used by one that follows a script.
+    pub scripted: Vec<ScriptedCall>,
+    /// Calls of scripted helpers that the script had no answer for, because it had ended or named
+    /// another helper at that place. The backend answered these itself, so the run is not comparable.
+    pub off_script: u64,
 }
 
 /// Where a redirect pointed.
