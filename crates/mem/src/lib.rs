@@ -10,4 +10,4 @@ mod xdp_buff;
 
 pub use frame::Frame;
 pub use shared::SharedSlice;
-pub use xdp_buff::{Frag, RxqInfo, TxqInfo, XdpBuff, XdpBuffFlags};
+pub use xdp_buff::{Frag, PacketPart, RxHints, RxqInfo, TxqInfo, XdpBuff, XdpBuffFlags};

@@ -155,13 +155,20 @@ impl<'a> SharedSlice<'a> {
     ///
     /// If they do not lie within the range.
     pub fn copy_to(self, offset: usize, dst: &mut [u8]) {
-        let mut p = self.at(offset, dst.len());
-        for d in dst {
-            // SAFETY: `at` has checked the whole stretch; bytes have no alignment.
-            *d = unsafe { AtomicU8::from_ptr(p.as_ptr()) }.load(Relaxed);
+        let start = self.at(offset, dst.len());
+        let (head, words) = split(start, dst.len());
+        let (first, rest) = dst.split_at_mut(head);
+        let (middle, last) = rest.split_at_mut(words * 8);
+        bytes_out(start, first);
+        // SAFETY: `at` has checked the whole stretch, and `split` stays within it.
+        let mut p = unsafe { start.add(head) };
+        for d in middle.as_chunks_mut::<8>().0 {
+            // SAFETY: within the checked stretch; `split` has aligned the pointer.
+            *d = unsafe { AtomicU64::from_ptr(p.as_ptr().cast()) }.load(Relaxed).to_ne_bytes();
             // SAFETY: at most one past the end of the checked stretch.
-            p = unsafe { p.add(1) };
+            p = unsafe { p.add(8) };
         }
+        bytes_out(p, last);
     }
 
     /// Copies bytes in.
@@ -170,12 +177,56 @@ impl<'a> SharedSlice<'a> {
     ///
     /// If they do not lie within the range.
     pub fn copy_from(self, offset: usize, src: &[u8]) {
-        let mut p = self.at(offset, src.len());
-        for s in src {
+        let start = self.at(offset, src.len());
+        let (head, words) = split(start, src.len());
+        let (first, rest) = src.split_at(head);
+        let (middle, last) = rest.split_at(words * 8);
+        bytes_in(start, first);
+        // SAFETY: as in `copy_to`.
+        let mut p = unsafe { start.add(head) };
+        for s in middle.as_chunks::<8>().0 {
             // SAFETY: as in `copy_to`.
-            unsafe { AtomicU8::from_ptr(p.as_ptr()) }.store(*s, Relaxed);
-            // SAFETY: at most one past the end of the checked stretch.
-            p = unsafe { p.add(1) };
+            unsafe { AtomicU64::from_ptr(p.as_ptr().cast()) }.store(u64::from_ne_bytes(*s), Relaxed);
+            // SAFETY: as in `copy_to`.
+            p = unsafe { p.add(8) };
+        }
+        bytes_in(p, last);
+    }
+
+    /// Copies all of `src` to `offset`. The two may overlap.
+    ///
+    /// # Panics
+    ///
+    /// If `src` is too long.
+    pub fn copy_from_shared(self, offset: usize, src: SharedSlice<'_>) {
+        let len = src.len;
+        let dst = self.at(offset, len).addr();
+        let mut bounce = [0; 512];
+        let mut done = 0;
+        while done < len {
+            let n = bounce.len().min(len - done);
+            // The end first if the destination lies behind the source, so that nothing is overwritten
+            // before it is read.
+            let at = if dst <= src.ptr.addr() { done } else { len - done - n };
+            src.copy_to(at, &mut bounce[..n]);
+            self.copy_from(offset + at, &bounce[..n]);
+            done += n;
+        }
+    }
+
+    /// Sets `len` bytes to one value.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie within the range.
+    pub fn fill(self, offset: usize, len: usize, value: u8) {
+        let _ = self.at(offset, len);
+        let bytes = [value; 512];
+        let mut done = 0;
+        while done < len {
+            let n = bytes.len().min(len - done);
+            self.copy_from(offset + done, &bytes[..n]);
+            done += n;
         }
     }
 
@@ -185,6 +236,33 @@ impl<'a> SharedSlice<'a> {
         let mut v = vec![0; self.len];
         self.copy_to(0, &mut v);
         v
+    }
+}
+
+/// How to go through `len` bytes at `p`: single bytes up to an aligned address, 8-byte words, single bytes.
+fn split(p: NonNull<u8>, len: usize) -> (usize, usize) {
+    let head = (p.addr().get().wrapping_neg() & 7).min(len);
+    let words = (len - head) / 8;
+    (head, words)
+}
+
+/// Reads bytes that the caller has checked to be in range.
+fn bytes_out(mut p: NonNull<u8>, dst: &mut [u8]) {
+    for d in dst {
+        // SAFETY: only called above with a stretch that `at` has checked; bytes have no alignment.
+        *d = unsafe { AtomicU8::from_ptr(p.as_ptr()) }.load(Relaxed);
+        // SAFETY: at most one past the end of the checked stretch.
+        p = unsafe { p.add(1) };
+    }
+}
+
+/// Writes bytes that the caller has checked to be in range.
+fn bytes_in(mut p: NonNull<u8>, src: &[u8]) {
+    for s in src {
+        // SAFETY: as in `bytes_out`.
+        unsafe { AtomicU8::from_ptr(p.as_ptr()) }.store(*s, Relaxed);
+        // SAFETY: as in `bytes_out`.
+        p = unsafe { p.add(1) };
     }
 }
 
@@ -216,6 +294,30 @@ mod tests {
         assert!(s.get(8, 9).is_none());
         assert!(s.get(usize::MAX, 2).is_none());
         assert_eq!(s.get(16, 0).map(SharedSlice::len), Some(0));
+    }
+
+    #[test]
+    fn copies_of_every_alignment_and_overlap_move_the_right_bytes() {
+        let pattern: Vec<u8> = (0..=255).chain(0..=255).chain(0..=255).collect();
+        for from in [0, 1, 7, 8, 13] {
+            for to in [0, 3, 8, 12, 15] {
+                for len in [0, 1, 7, 8, 9, 600, 700] {
+                    let mut expected = pattern.clone();
+                    expected.copy_within(from..from + len, to);
+                    let mut bytes = pattern.clone();
+                    let s = SharedSlice::from_mut(&mut bytes);
+                    s.copy_from_shared(to, s.get(from, len).expect("within"));
+                    assert_eq!(bytes, expected, "{len} bytes from {from} to {to}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fill_touches_only_what_it_is_told() {
+        let mut bytes = vec![1; 1200];
+        SharedSlice::from_mut(&mut bytes).fill(3, 1100, 9);
+        assert!(bytes.iter().enumerate().all(|(i, b)| *b == if (3..1103).contains(&i) { 9 } else { 1 }));
     }
 
     #[test]

@@ -1,5 +1,14 @@
 //! [`XdpBuff`]: a packet at the hook, with the geometry of `struct xdp_buff`.
+//!
+//! Here is what a buff is and how one is made; `geometry` moves its ends as the helpers do, `bytes`
+//! reads and writes across fragments.
 
+mod bytes;
+mod geometry;
+#[cfg(test)]
+mod tests;
+
+pub use bytes::PacketPart;
 use uapi::Errno;
 use uapi::xdp::*;
 
@@ -28,8 +37,21 @@ pub struct XdpBuff<'q> {
     frame_sz: u32,
     flags: u32,
     frags: Vec<Frag>,
+    frags_size: u32,
+    hints: RxHints,
     frame: Frame,
 }
+
+const _: () = {
+    assert!(std::mem::offset_of!(XdpBuff<'_>, data) == XdpBuff::OFF_DATA);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, data_end) == XdpBuff::OFF_DATA_END);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, data_meta) == XdpBuff::OFF_DATA_META);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, data_hard_start) == 24);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, rxq) == XdpBuff::OFF_RXQ);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, txq) == XdpBuff::OFF_TXQ);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, frame_sz) == 48);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, flags) == 52);
+};
 
 /// `XDP_FLAGS_*` of a buff.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,14 +62,77 @@ impl XdpBuffFlags {
     pub const HAS_FRAGS: u32 = 1;
 }
 
-/// A part of a packet beside the linear one.
+/// A part of a packet beside the linear one. Its bytes always lie within its frame.
+#[doc(alias = "skb_frag_t")]
 pub struct Frag {
-    /// Memory.
-    pub frame: Frame,
-    /// First byte of the packet within the frame.
-    pub offset: u32,
-    /// Bytes of the packet.
-    pub len: u32,
+    frame: Frame,
+    offset: u32,
+    len: u32,
+}
+
+impl Frag {
+    /// A fragment of `len` bytes, `offset` bytes into a frame.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it is empty or does not lie within the frame.
+    pub fn new(frame: Frame, offset: u32, len: u32) -> Result<Self, Errno> {
+        let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
+        if len == 0 || end as usize > frame.len() {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Self { frame, offset, len })
+    }
+
+    /// Bytes of the packet in it.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Never: a fragment has at least one byte.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The packet's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> SharedSlice<'_> {
+        let bytes = self.frame.bytes().get(self.offset as usize, self.len as usize);
+        bytes.expect("a fragment lies within its frame")
+    }
+
+    /// The memory, when the packet is done with.
+    #[must_use]
+    pub fn into_frame(self) -> Frame {
+        self.frame
+    }
+}
+
+/// What a device knows about a packet beside its bytes: the answers of the metadata kfuncs.
+///
+/// `EOPNOTSUPP` where the driver has no such operation, `ENODATA` where it has, but not for this packet.
+///
+/// Kernel: `include/net/xdp.h struct xdp_metadata_ops, v6.18`
+#[doc(alias = "xdp_metadata_ops")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RxHints {
+    /// `bpf_xdp_metadata_rx_timestamp`: nanoseconds of international atomic time.
+    pub timestamp_ns: Result<u64, Errno>,
+    /// `bpf_xdp_metadata_rx_hash`: the hash and `enum xdp_rss_hash_type`.
+    pub hash: Result<(u32, u32), Errno>,
+    /// `bpf_xdp_metadata_rx_vlan_tag`: protocol in network order, tag control information.
+    pub vlan: Result<(u16, u16), Errno>,
+}
+
+impl RxHints {
+    /// A device without any of the operations.
+    pub const UNSUPPORTED: Self = Self {
+        timestamp_ns: Err(Errno::EOPNOTSUPP),
+        hash: Err(Errno::EOPNOTSUPP),
+        vlan: Err(Errno::EOPNOTSUPP),
+    };
 }
 
 /// Where a packet came in: `struct xdp_rxq_info`, in the engine's own layout.
@@ -93,30 +178,158 @@ impl<'q> XdpBuff<'q> {
     /// `EINVAL` if packet and tail room do not fit.
     ///
     /// Kernel: `include/net/xdp.h xdp_init_buff, xdp_prepare_buff, v6.18`
+    #[doc(alias = "xdp_init_buff")]
     pub fn new(frame: Frame, headroom: usize, len: usize, rxq: &'q RxqInfo) -> Result<Self, Errno> {
-        let end = headroom.checked_add(len).and_then(|n| n.checked_add(XDP_TAILROOM));
-        if end.is_none_or(|end| end > frame.len()) || u32::try_from(frame.len()).is_err() {
-            return Err(Errno::EINVAL);
-        }
+        let frame_sz = u32::try_from(frame.len()).map_err(|_| Errno::EINVAL)?;
         let start = frame.bytes().addr();
-        let data = start + headroom as u64;
-        Ok(Self {
-            data,
-            data_end: data + len as u64,
-            data_meta: data,
+        let mut buff = Self {
+            data: start,
+            data_end: start,
+            data_meta: start,
             data_hard_start: start,
             rxq,
             txq: None,
-            frame_sz: frame.len() as u32,
+            frame_sz,
             flags: 0,
             frags: Vec::new(),
+            frags_size: 0,
+            hints: RxHints::UNSUPPORTED,
             frame,
-        })
+        };
+        buff.prepare(headroom, len)?;
+        Ok(buff)
+    }
+
+    /// Starts over with another packet in the same frame: no metadata, no fragments, no target, no hints.
+    /// The bytes stay.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if packet and tail room do not fit; the buff is as it was.
+    ///
+    /// Kernel: `include/net/xdp.h xdp_prepare_buff, v6.18`
+    #[doc(alias = "xdp_prepare_buff")]
+    pub fn prepare(&mut self, headroom: usize, len: usize) -> Result<(), Errno> {
+        let end = headroom.checked_add(len).and_then(|n| n.checked_add(XDP_TAILROOM));
+        if end.is_none_or(|end| end > self.frame.len()) {
+            return Err(Errno::EINVAL);
+        }
+        self.data = self.data_hard_start + headroom as u64;
+        self.data_end = self.data + len as u64;
+        self.data_meta = self.data;
+        self.txq = None;
+        self.flags = 0;
+        self.frags.clear();
+        self.frags_size = 0;
+        self.hints = RxHints::UNSUPPORTED;
+        Ok(())
+    }
+
+    /// Declares the first `len` bytes of the linear part to be metadata: the packet starts after them.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `len` is more than the linear part has, above [`XDP_META_MAX`] or no multiple of 4.
+    pub fn split_metadata(&mut self, len: usize) -> Result<(), Errno> {
+        if len > self.linear_len() || geometry::metalen_invalid(len as u64) {
+            return Err(Errno::EINVAL);
+        }
+        self.data_meta = self.data;
+        self.data += len as u64;
+        Ok(())
+    }
+
+    /// Declares that the device has no room for metadata: programs see `data_meta > data`.
+    #[doc(alias = "xdp_set_data_meta_invalid")]
+    pub fn set_metadata_unsupported(&mut self) {
+        self.data_meta = self.data + 1;
+    }
+
+    /// Whether the device has no room for metadata.
+    #[must_use]
+    #[doc(alias = "xdp_data_meta_unsupported")]
+    pub const fn metadata_unsupported(&self) -> bool {
+        self.data_meta > self.data
+    }
+
+    /// Adds a fragment at the end of the packet.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if there are [`MAX_SKB_FRAGS`] already.
+    pub fn push_frag(&mut self, frag: Frag) -> Result<(), Errno> {
+        if self.frags.len() == MAX_SKB_FRAGS {
+            return Err(Errno::ENOMEM);
+        }
+        self.frags_size += frag.len;
+        self.frags.push(frag);
+        self.flags |= XdpBuffFlags::HAS_FRAGS;
+        Ok(())
+    }
+
+    /// Says where the packet goes out, for a devmap program.
+    pub fn set_txq(&mut self, txq: Option<&'q TxqInfo>) {
+        self.txq = txq;
+    }
+
+    /// Says what the device knows about the packet.
+    pub fn set_hints(&mut self, hints: RxHints) {
+        self.hints = hints;
+    }
+
+    /// What the device knows about the packet.
+    #[must_use]
+    pub const fn hints(&self) -> &RxHints {
+        &self.hints
+    }
+
+    /// Bytes of the frame.
+    #[must_use]
+    pub const fn frame_sz(&self) -> u32 {
+        self.frame_sz
+    }
+
+    /// [`XdpBuffFlags`].
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    /// Whether the packet has fragments.
+    #[must_use]
+    #[doc(alias = "xdp_buff_has_frags")]
+    pub const fn has_frags(&self) -> bool {
+        self.flags & XdpBuffFlags::HAS_FRAGS != 0
+    }
+
+    /// Bytes between the start of the frame and the packet.
+    #[must_use]
+    pub const fn headroom(&self) -> usize {
+        (self.data - self.data_hard_start) as usize
+    }
+
+    /// Bytes of the packet with its fragments, without metadata.
+    #[must_use]
+    #[doc(alias = "xdp_get_buff_len")]
+    pub const fn buff_len(&self) -> usize {
+        (self.data_end - self.data) as usize + self.frags_size as usize
+    }
+
+    /// The frame, when the packet is done with.
+    #[must_use]
+    pub fn into_frame(self) -> Frame {
+        self.frame
+    }
+
+    /// The whole frame, with head and tail room.
+    #[must_use]
+    pub fn frame_bytes(&self) -> SharedSlice<'_> {
+        self.frame.bytes()
     }
 
     /// Bytes of the linear part.
     #[must_use]
-    pub fn linear_len(&self) -> usize {
+    pub const fn linear_len(&self) -> usize {
         (self.data_end - self.data) as usize
     }
 
