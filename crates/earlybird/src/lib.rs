@@ -1,1 +1,3 @@
-//! x
+//! Run XDP programs in user space, or on the running kernel.
+
+pub mod capture;
