@@ -1,3 +1,4 @@
 //! Run XDP programs in user space, or on the running kernel.
 
 pub mod capture;
+pub mod values;
