@@ -170,6 +170,29 @@ pub const POISON_CORE: i32 = 195_896_080;
 /// in libbpf.
 pub const POISON_KFUNC: i32 = 2_002_000_000;
 
+impl ProgramSpec {
+    /// A program of bare instructions: section `xdp`, one function, no type information.
+    #[must_use]
+    pub fn bare(name: &str, insns: Vec<Insn>) -> Self {
+        Self {
+            name: name.to_owned(),
+            section: "xdp".to_owned(),
+            section_kind: SectionKind::Xdp,
+            attach_type: AttachType::Xdp,
+            frags: false,
+            prog_flags: 0,
+            autoload: true,
+            insns,
+            subprogs: vec![Subprog { name: name.to_owned(), start: 0, btf: None, is_global: true }],
+            line_info: Vec::new(),
+            kfuncs: Vec::new(),
+            ksyms: Vec::new(),
+            raw_func_info: Vec::new(),
+            raw_line_info: Vec::new(),
+        }
+    }
+}
+
 /// One function of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subprog {
