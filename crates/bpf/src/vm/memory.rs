@@ -1,18 +1,26 @@
 //! [`GuestMemory`]: from the addresses that a program holds to bytes.
 //!
-//! A guest address is `region << 40 | BIAS + offset`. The bias keeps pointers recognisable that a
-//! program moved before the start of their region. Regions are never reused within a run, so a pointer to
-//! something that is gone is told from a wrong one.
-// UNSAFETY: turns addresses that a verified program computed into memory.
+//! In a checked run an address is `region << 36 | BIAS + offset`. The bias keeps pointers recognisable
+//! that a program moved before the start of their region. The region number holds a slot of the table
+//! and a generation, so a pointer to something that is gone is told from a wrong one. In an unchecked
+//! run addresses are the host's and there is no table.
+//!
+//! The packet is reached through here alone: whoever moves or resizes it does so in
+//! [`GuestMemory::with_buff`], which ends all pointers into it.
+// UNSAFETY: turns addresses that a program computed into memory.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
-use mem::SharedSlice;
+use mem::{Frame, SharedSlice, XdpBuff};
 
-use super::{Access, Fault, FaultKind};
+use super::regions::{CONTEXT, PACKET, Scratch};
+use super::{Access, Fault};
+use crate::maps::Map;
 
 /// What a region of memory is to the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -20,14 +28,18 @@ use super::{Access, Fault, FaultKind};
 pub enum RegionKind {
     /// The context, `struct xdp_md`.
     Context,
-    /// Metadata and linear part of the packet.
+    /// Metadata and linear part of the packet, or one of its fragments.
     Packet,
     /// Stack of the call frame of this depth.
     Stack(u8),
     /// A value of the map with this id.
     MapValue(u32),
+    /// A key of the map with this id.
+    MapKey(u32),
     /// The map with this id itself.
     Map(u32),
+    /// A function of the program that may be called back: its first instruction.
+    Callback(u32),
     /// A record reserved in the ring buffer with this id.
     RingbufRecord(u32),
     /// A kernel object that a helper or kfunc gave out, by the name of its type.
@@ -41,73 +53,202 @@ impl fmt::Display for RegionKind {
             Self::Packet => f.write_str("the packet"),
             Self::Stack(depth) => write!(f, "the stack of call frame {depth}"),
             Self::MapValue(id) => write!(f, "a value of map {id}"),
+            Self::MapKey(id) => write!(f, "a key of map {id}"),
             Self::Map(id) => write!(f, "map {id}"),
+            Self::Callback(insn) => write!(f, "the function at insn {insn}"),
             Self::RingbufRecord(id) => write!(f, "a record of ring buffer {id}"),
             Self::Object(name) => write!(f, "an object of type {name}"),
         }
     }
 }
 
-/// One region. `start..start + limit` may be accessed.
-struct Region<'r> {
-    kind: RegionKind,
-    bytes: SharedSlice<'r>,
-    start: u64,
-    writable: bool,
-    alive: bool,
+/// The memory of one run, and its packet.
+pub struct GuestMemory<'r, 'q> {
+    /// The table of a checked run; `None` if addresses are the host's.
+    table: Option<&'r mut Scratch>,
+    buff: &'r mut XdpBuff<'q>,
+    /// Memory that helpers gave the program, by its address.
+    owned: BTreeMap<u64, Frame>,
+    /// Pointers to fragments that the program may hold.
+    fragments: Vec<u64>,
+    ctx: u64,
+    packet: u64,
+    owner: PhantomData<&'r Arc<Map>>,
 }
 
-/// The memory of one run.
-pub struct GuestMemory<'r> {
-    regions: Vec<Region<'r>>,
-    by_host: HashMap<(u64, usize), u64>,
-    checked: bool,
-}
-
-const REGION_SHIFT: u32 = 40;
-const BIAS: u64 = 1 << 36;
-const OFFSET_MASK: u64 = (1 << REGION_SHIFT) - 1;
-
-impl<'r> GuestMemory<'r> {
+impl<'r, 'q> GuestMemory<'r, 'q> {
     /// Memory of the checked interpreter.
+    pub(super) fn checked(scratch: &'r mut Scratch, buff: &'r mut XdpBuff<'q>) -> Self {
+        scratch.begin();
+        let empty = SharedSlice::from_mut(&mut []);
+        let ctx = scratch.renew(CONTEXT, RegionKind::Context, empty, false);
+        let packet = scratch.renew(PACKET, RegionKind::Packet, buff.meta_and_linear(), true);
+        let (owned, fragments) = (BTreeMap::new(), Vec::new());
+        Self { table: Some(scratch), buff, owned, fragments, ctx, packet, owner: PhantomData }
+    }
+
+    /// The packet.
     #[must_use]
-    pub fn checked() -> Self {
-        Self { regions: Vec::new(), by_host: HashMap::new(), checked: true }
+    pub fn buff(&self) -> &XdpBuff<'q> {
+        self.buff
+    }
+
+    /// Moves, resizes or replaces the packet. All pointers into it are stale afterwards, as the verifier
+    /// takes them to be, whether or not anything moved.
+    pub fn with_buff<R>(&mut self, change: impl FnOnce(&mut XdpBuff<'q>) -> R) -> R {
+        let Some(table) = self.table.as_deref_mut() else { return change(self.buff) };
+        table.retire(self.packet);
+        for addr in self.fragments.drain(..) {
+            table.retire(addr);
+        }
+        let result = change(self.buff);
+        self.packet = table.renew(PACKET, RegionKind::Packet, self.buff.meta_and_linear(), true);
+        result
+    }
+
+    /// The pointer to the context, as programs get it in R1.
+    #[must_use]
+    pub fn ctx(&self) -> u64 {
+        match self.table {
+            Some(_) => self.ctx,
+            None => std::ptr::from_ref::<XdpBuff<'q>>(self.buff).expose_provenance() as u64,
+        }
+    }
+
+    /// Checks that a helper's argument is the context.
+    ///
+    /// # Errors
+    ///
+    /// The violation if it is something else.
+    pub fn check_ctx(&self, addr: u64) -> Result<(), Fault> {
+        if self.table.is_none() || addr == self.ctx {
+            return Ok(());
+        }
+        Err(Fault::illegal(format!("{addr:#x} is passed as the context, which it is not")))
+    }
+
+    /// Pointers to the start of the metadata, the packet and its end: what the program reads from
+    /// `data_meta`, `data` and `data_end`.
+    #[must_use]
+    pub fn packet_bounds(&self) -> PacketBounds {
+        let base = match self.table {
+            Some(_) => self.packet,
+            None => self.buff.meta_and_linear().addr(),
+        };
+        let data = base + self.buff.meta_len() as u64;
+        let meta = if self.buff.metadata_unsupported() { data + 1 } else { base };
+        PacketBounds { meta, data, end: data + self.buff.linear_len() as u64 }
+    }
+
+    /// A pointer to `len` bytes of the packet at `offset`; `None` if they do not lie in one piece.
+    ///
+    /// # Errors
+    ///
+    /// The violation of holding too many pointers.
+    ///
+    /// Kernel: `net/core/filter.c bpf_xdp_pointer, v6.18`
+    #[doc(alias = "bpf_xdp_pointer")]
+    pub fn packet_pointer(&mut self, offset: usize, len: usize) -> Result<Option<u64>, Fault> {
+        let end = offset.checked_add(len);
+        if end.is_some_and(|end| end <= self.buff.linear_len()) {
+            return Ok(Some(self.packet_bounds().data + offset as u64));
+        }
+        let mut offset = offset.wrapping_sub(self.buff.linear_len());
+        for frag in self.buff.frags() {
+            let bytes = frag.bytes();
+            if offset < bytes.len() {
+                if bytes.get(offset, len).is_none() {
+                    return Ok(None);
+                }
+                let base = match self.table.as_deref_mut() {
+                    Some(table) => table.expose(RegionKind::Packet, bytes, true)?,
+                    None => bytes.as_ptr().expose_provenance().get() as u64,
+                };
+                if self.table.is_some() && !self.fragments.contains(&base) {
+                    self.fragments.push(base);
+                }
+                return Ok(Some(base + offset as u64));
+            }
+            offset = offset.wrapping_sub(bytes.len());
+        }
+        Ok(None)
     }
 
     /// Lets the program reach `bytes` and answers the pointer to `bytes[0]`. The same bytes get the same
     /// pointer as long as they are reachable.
-    pub fn expose(&mut self, kind: RegionKind, bytes: SharedSlice<'r>, writable: bool) -> u64 {
-        if !self.checked {
-            return bytes.addr();
+    ///
+    /// # Errors
+    ///
+    /// The violation of holding too many pointers.
+    pub fn expose(&mut self, kind: RegionKind, bytes: SharedSlice<'r>, writable: bool) -> Result<u64, Fault> {
+        match self.table.as_deref_mut() {
+            Some(table) => table.expose(kind, bytes, writable),
+            None => Ok(bytes.as_ptr().expose_provenance().get() as u64),
         }
-        let host = (bytes.addr(), bytes.len());
-        if let Some(addr) = self.by_host.get(&host) {
-            return *addr;
-        }
-        let addr = self.push(Region { kind, bytes, start: 0, writable, alive: true });
-        self.by_host.insert(host, addr);
-        addr
     }
 
-    fn push(&mut self, region: Region<'r>) -> u64 {
-        self.regions.push(region);
-        ((self.regions.len() as u64) << REGION_SHIFT) + BIAS
+    /// Gives the program a pointer to a map.
+    ///
+    /// # Errors
+    ///
+    /// The violation of holding too many pointers.
+    pub fn expose_map(&mut self, map: &'r Arc<Map>) -> Result<u64, Fault> {
+        let ptr = NonNull::from_ref(map).cast();
+        let Some(table) = self.table.as_deref_mut() else { return Ok(ptr.expose_provenance().get() as u64) };
+        // SAFETY: no byte of it is accessed as memory: the region is opaque, and the length is 0.
+        let bytes = unsafe { SharedSlice::from_raw(ptr, 0) };
+        table.expose(RegionKind::Map(map.id()), bytes, false)
     }
 
-    /// Ends a region: later accesses through pointers to it are faults.
+    /// The map that a pointer of the program's names.
+    ///
+    /// # Errors
+    ///
+    /// The violation if it names something else.
+    pub fn map(&self, addr: u64) -> Result<&'r Arc<Map>, Fault> {
+        let host = match &self.table {
+            None => std::ptr::with_exposed_provenance::<Arc<Map>>(addr as usize),
+            Some(table) => match table.kind_at(addr) {
+                Some((RegionKind::Map(_), host)) => host.cast_const().cast(),
+                _ => return Err(Fault::illegal(format!("{addr:#x} is passed as a map, which it is not"))),
+            },
+        };
+        // SAFETY: regions of this kind are made by `expose_map` alone, from references that live for
+        // `'r`; unchecked, the verifier has proved that the argument is a pointer from there.
+        Ok(unsafe { &*host })
+    }
+
+    /// Gives the program a copy of `bytes` in memory of its own, until [`GuestMemory::retire`] or the end
+    /// of the run.
+    ///
+    /// # Errors
+    ///
+    /// The violation of holding too many pointers.
+    pub fn own(&mut self, kind: RegionKind, bytes: &[u8], writable: bool) -> Result<u64, Fault> {
+        let frame = Frame::new(bytes.len().max(1));
+        frame.bytes().copy_from(0, bytes);
+        let view = frame.bytes().get(0, bytes.len()).expect("at least as long");
+        let addr = match self.table.as_deref_mut() {
+            Some(table) => table.expose(kind, view, writable)?,
+            None => view.as_ptr().expose_provenance().get() as u64,
+        };
+        self.owned.insert(addr, frame);
+        Ok(addr)
+    }
+
+    /// Ends what a pointer points to: later accesses through it are faults. It must be the pointer that
+    /// [`GuestMemory::expose`] or [`GuestMemory::own`] answered.
     pub fn retire(&mut self, addr: u64) {
-        if let Some(region) = self.region_index(addr).and_then(|i| self.regions.get_mut(i)) {
-            region.alive = false;
-            self.by_host.remove(&(region.bytes.addr(), region.bytes.len()));
+        if let Some(table) = self.table.as_deref_mut() {
+            table.retire(addr);
         }
+        self.owned.remove(&addr);
     }
 
-    fn region_index(&self, addr: u64) -> Option<usize> {
-        if !self.checked {
-            return None;
-        }
-        (addr >> REGION_SHIFT).checked_sub(1).map(|i| i as usize)
+    /// What a live pointer points to, if it points to the start of it. Unchecked runs do not know.
+    #[must_use]
+    pub fn kind_at(&self, addr: u64) -> Option<RegionKind> {
+        self.table.as_ref()?.kind_at(addr).map(|(kind, _)| kind)
     }
 
     /// The bytes that a pointer names, checked.
@@ -116,40 +257,58 @@ impl<'r> GuestMemory<'r> {
     ///
     /// The violation, if the program may not touch them so.
     #[inline]
-    pub fn slice(&self, addr: u64, len: u64, access: Access) -> Result<SharedSlice<'r>, Fault> {
-        if !self.checked {
+    pub fn slice(&self, addr: u64, len: u64, access: Access) -> Result<SharedSlice<'_>, Fault> {
+        let Some(table) = self.table.as_deref() else {
             // SAFETY: a run is unchecked only if the verifier has accepted the program, and it proves
             // for each access and each helper argument that the bytes are there.
             return Ok(unsafe { raw(addr, len) });
+        };
+        if len == 0 {
+            // SAFETY: no bytes at a dangling pointer are always accessible.
+            return Ok(unsafe { SharedSlice::from_raw(NonNull::dangling(), 0) });
         }
-        let region = self.region_index(addr).and_then(|i| self.regions.get(i));
-        let Some(region) = region else { return Err(FaultKind::NotAPointer { addr, len, access }.into()) };
-        let offset = (addr & OFFSET_MASK) as i64 - BIAS as i64 - region.start as i64;
-        let limit = region.bytes.len() as u64;
-        let fits = offset >= 0 && (offset as u64).checked_add(len).is_some_and(|end| end <= limit);
-        if !region.alive || !fits || (access == Access::Write && !region.writable) {
-            return Err(refuse(region, offset, len, access));
+        if let Some(region) = table.region(addr) {
+            let offset = addr.wrapping_sub(region.guest);
+            let limit = if access == Access::Read { region.read } else { region.write };
+            if offset < limit && len <= limit - offset {
+                // SAFETY: a region with a limit is alive, which means that its bytes are there: those
+                // exposed live for `'r`, and the others end by methods that take `&mut self`.
+                return Ok(unsafe { view(region.host, offset, len) });
+            }
         }
-        Ok(region.bytes.get(offset as usize, len as usize).expect("checked against the region"))
+        match table.touch_stack(addr, len) {
+            Some(result) => result,
+            None => Err(table.refuse(addr, len, access)),
+        }
     }
 }
 
-#[cold]
-fn refuse(region: &Region<'_>, offset: i64, len: u64, access: Access) -> Fault {
-    let (kind, limit) = (region.kind, region.bytes.len() as u64);
-    if !region.alive {
-        return FaultKind::Stale { region: kind, access }.into();
-    }
-    if access == Access::Write && !region.writable {
-        return FaultKind::Denied { region: kind, access }.into();
-    }
-    FaultKind::OutOfBounds { region: kind, offset, len, limit, access }.into()
+/// See [`GuestMemory::packet_bounds`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PacketBounds {
+    /// Start of the metadata; one more than `data` where there can be none.
+    pub meta: u64,
+    /// Start of the packet.
+    pub data: u64,
+    /// One past the last byte of the linear part.
+    pub end: u64,
 }
 
 /// # Safety
 ///
-/// `len` bytes at `addr` must be accessible for `'r`, by atomics and compiled code alone.
-unsafe fn raw<'r>(addr: u64, len: u64) -> SharedSlice<'r> {
+/// `len` bytes at `offset` of `host` must be accessible for `'a`, by atomics and compiled code alone.
+#[inline]
+unsafe fn view<'a>(host: *mut u8, offset: u64, len: u64) -> SharedSlice<'a> {
+    // SAFETY: the caller's promise.
+    let ptr = unsafe { NonNull::new_unchecked(host.add(offset as usize)) };
+    // SAFETY: the caller's promise.
+    unsafe { SharedSlice::from_raw(ptr, len as usize) }
+}
+
+/// # Safety
+///
+/// `len` bytes at `addr` must be accessible for `'a`, by atomics and compiled code alone.
+unsafe fn raw<'a>(addr: u64, len: u64) -> SharedSlice<'a> {
     let ptr = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(addr as usize));
     match ptr {
         // SAFETY: the caller's promise.

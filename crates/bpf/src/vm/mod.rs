@@ -1,13 +1,18 @@
 //! Running programs: the memory that a program can reach, the state of one run, and the engines.
 //!
-//! [`Run`] is what helpers see. Programs in the checked interpreter hold *guest addresses*, which
-//! name a region and an offset, so that every access can be checked and explained; compiled programs
-//! hold host addresses, which the verifier has proved. Helpers are written once for both.
+//! [`Program`] is what runs, [`Run`] is what helpers see of a run. Programs in the checked interpreter
+//! hold *guest addresses*, which name a region and an offset, so that every access can be checked and
+//! explained; compiled programs hold host addresses, which the verifier has proved. Helpers are written
+//! once for both.
 
 mod fault;
 mod memory;
+mod program;
+mod regions;
 mod run;
 
 pub use fault::{Access, Fault, FaultKind};
-pub use memory::{GuestMemory, RegionKind};
+pub use memory::{GuestMemory, PacketBounds, RegionKind};
+pub use program::{Callback, HelperFn, LinkError, Program, Symbols};
+pub use regions::Scratch;
 pub use run::Run;

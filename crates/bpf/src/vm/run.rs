@@ -1,30 +1,98 @@
 //! [`Run`]: one packet's run of one program, as helpers see it.
 
+use std::sync::Arc;
+
 use mem::{SharedSlice, XdpBuff};
 
-use super::{Access, Fault, GuestMemory, RegionKind};
+use super::{Access, Callback, Fault, GuestMemory, Program, RegionKind, Scratch};
 use crate::host::Host;
+use crate::maps::Map;
 use crate::redirect::RedirectInfo;
 
 /// The state of one run.
+///
+/// Helpers get it together with their five arguments. What they read and write of the program's memory
+/// they reach by [`Run::read`] and [`Run::write`]; a pointer that they give the program comes from one of
+/// the `expose` methods. The packet is changed inside of [`Run::with_buff`] alone.
 pub struct Run<'r, 'q> {
-    /// The packet.
-    pub buff: &'r mut XdpBuff<'q>,
+    /// What the program can reach, and the packet.
+    pub memory: GuestMemory<'r, 'q>,
     /// Where redirects point; it outlives the packet.
     pub redirect: &'r mut RedirectInfo,
     /// The world around.
     pub host: &'r mut dyn Host,
-    /// What the program can reach.
-    pub memory: GuestMemory<'r>,
+    program: &'r Arc<Program>,
+    tail_calls: u32,
+    cpu: u32,
+    references: Vec<Reference>,
 }
 
-impl<'r> Run<'r, '_> {
-    /// Bytes that a helper reads through a pointer of the program's.
+/// Something that the program must give back before it ends.
+#[derive(Clone, Copy)]
+struct Reference {
+    addr: u64,
+    kind: RegionKind,
+}
+
+impl<'r, 'q> Run<'r, 'q> {
+    /// A checked run of `program` over the packet in `buff`.
+    pub fn checked(
+        program: &'r Arc<Program>,
+        scratch: &'r mut Scratch,
+        buff: &'r mut XdpBuff<'q>,
+        redirect: &'r mut RedirectInfo,
+        host: &'r mut dyn Host,
+    ) -> Self {
+        let cpu = host.cpu();
+        let memory = GuestMemory::checked(scratch, buff);
+        Self { memory, redirect, host, program, tail_calls: 0, cpu, references: Vec::new() }
+    }
+
+    /// The program that runs now: the entry, or what the last tail call went to.
+    #[must_use]
+    pub fn program(&self) -> &'r Arc<Program> {
+        self.program
+    }
+
+    /// The CPU that the run is on, the same to its end.
+    #[must_use]
+    pub fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    /// Tail calls so far.
+    #[must_use]
+    pub fn tail_calls(&self) -> u32 {
+        self.tail_calls
+    }
+
+    /// The packet.
+    #[must_use]
+    pub fn buff(&self) -> &XdpBuff<'q> {
+        self.memory.buff()
+    }
+
+    /// Moves or resizes the packet; see [`GuestMemory::with_buff`].
+    pub fn with_buff<R>(&mut self, change: impl FnOnce(&mut XdpBuff<'q>) -> R) -> R {
+        self.memory.with_buff(change)
+    }
+
+    /// Checks that a helper's argument is the context.
+    ///
+    /// # Errors
+    ///
+    /// The violation if it is something else.
+    pub fn check_ctx(&self, addr: u64) -> Result<(), Fault> {
+        self.memory.check_ctx(addr)
+    }
+
+    /// Bytes that a helper reads through a pointer of the program's. No bytes may be anywhere, as the null
+    /// pointer with a size of 0.
     ///
     /// # Errors
     ///
     /// The violation.
-    pub fn read(&self, addr: u64, len: u64) -> Result<SharedSlice<'r>, Fault> {
+    pub fn read(&self, addr: u64, len: u64) -> Result<SharedSlice<'_>, Fault> {
         self.memory.slice(addr, len, Access::Read)
     }
 
@@ -33,12 +101,66 @@ impl<'r> Run<'r, '_> {
     /// # Errors
     ///
     /// The violation.
-    pub fn write(&self, addr: u64, len: u64) -> Result<SharedSlice<'r>, Fault> {
+    pub fn write(&self, addr: u64, len: u64) -> Result<SharedSlice<'_>, Fault> {
         self.memory.slice(addr, len, Access::Write)
     }
 
-    /// Gives the program a pointer.
-    pub fn expose(&mut self, kind: RegionKind, bytes: SharedSlice<'r>, writable: bool) -> u64 {
+    /// Gives the program a pointer; see [`GuestMemory::expose`].
+    ///
+    /// # Errors
+    ///
+    /// The violation of holding too many pointers.
+    pub fn expose(&mut self, kind: RegionKind, bytes: SharedSlice<'r>, writable: bool) -> Result<u64, Fault> {
         self.memory.expose(kind, bytes, writable)
     }
+
+    /// The map that a helper's argument names. The pointer comes from the program's own instructions or
+    /// from a lookup in a map of maps ([`GuestMemory::expose_map`]).
+    ///
+    /// # Errors
+    ///
+    /// The violation if it names something else.
+    pub fn map(&self, addr: u64) -> Result<&'r Arc<Map>, Fault> {
+        self.memory.map(addr)
+    }
+
+    /// The function that a pointer of the program's names, for calling it after this run (timers).
+    ///
+    /// # Errors
+    ///
+    /// The violation if it names none.
+    pub fn callback(&self, addr: u64) -> Result<Callback, Fault> {
+        Callback::resolve(self.program, addr)
+    }
+
+    /// Calls a function of the program back, as `bpf_loop` does, and answers what it returns.
+    ///
+    /// # Errors
+    ///
+    /// The violation if the pointer names no function, or what the function violates.
+    pub fn call(&mut self, callback: u64, args: [u64; 5]) -> Result<u64, Fault> {
+        let callback = self.callback(callback)?;
+        let _ = args;
+        Err(Fault::illegal(format!("callback at insn {}: callbacks are not built yet", callback.insn())))
+    }
+
+    /// Notes that the program must give back what `addr` points to.
+    pub fn acquire(&mut self, addr: u64, kind: RegionKind) {
+        self.references.push(Reference { addr, kind });
+    }
+
+    /// Notes that the program has given back what `addr` points to.
+    ///
+    /// # Errors
+    ///
+    /// The violation if it has not acquired that, or has released it before.
+    pub fn release(&mut self, addr: u64) -> Result<RegionKind, Fault> {
+        match self.references.iter().rposition(|r| r.addr == addr) {
+            Some(i) => Ok(self.references.swap_remove(i).kind),
+            None => Err(Fault::illegal(format!("{addr:#x} is released, but is no acquired reference"))),
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;
