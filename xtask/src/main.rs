@@ -1,1 +1,62 @@
-fn main() {}
+//! The project's own chores: `cargo xtask tidy`, `cargo xtask ci`, ...
+
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Chores of the Earlybird workspace")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check the house rules: format, lints, sizes, crate arrows, unsafe rooms, paths, orphans
+    Tidy {
+        /// Leave out the checks that compile (clippy)
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Everything that has to hold before a change lands
+    Ci,
+    /// Check that the committed objects of programs/ are what their sources build to
+    Programs,
+}
+
+fn main() -> Result<()> {
+    let root = root();
+    match Args::parse().task {
+        Task::Tidy { quick } => tidy::run(&root, quick),
+        Task::Ci => ci(&root),
+        Task::Programs => sh(&root, "programs/build.sh", &["--check"]),
+    }
+}
+
+/// The workspace's directory.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+fn ci(root: &Path) -> Result<()> {
+    tidy::run(root, false)?;
+    sh(root, "programs/build.sh", &["--check"])?;
+    sh(root, "cargo", &["test", "--workspace", "--all-targets"])?;
+    sh(root, "cargo", &["test", "--workspace", "--doc"])
+}
+
+/// Runs a command in the workspace and fails with it.
+fn sh(root: &Path, program: &str, args: &[&str]) -> Result<()> {
+    eprintln!("$ {program} {}", args.join(" "));
+    let status = Command::new(program).args(args).current_dir(root).status();
+    let status = status.with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("{program} {} failed: {status}", args.join(" "));
+    }
+    Ok(())
+}

@@ -1,4 +1,5 @@
 //! Run XDP programs in user space, or on the running kernel.
 
 pub mod capture;
+pub mod run;
 pub mod values;

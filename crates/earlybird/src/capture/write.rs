@@ -4,8 +4,6 @@
 
 use std::io::{self, Write};
 
-use uapi::xdp::XdpAction;
-
 /// A pcapng file being written: one interface for each program and side (`name@fentry`, `name@fexit`).
 pub struct Writer<W: Write> {
     out: W,
@@ -139,13 +137,6 @@ fn pad(body: &mut Vec<u8>) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-/// The word for an action in text captures: `PASS`, or the number of an unknown one.
-#[must_use]
-pub(crate) fn short_verdict(raw: u32) -> String {
-    XdpAction::from_raw(raw)
-        .map_or_else(|| raw.to_string(), |a| a.name().trim_start_matches("XDP_").to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,11 +160,5 @@ mod tests {
         assert_eq!(read[0].time_ns, 1_700_000_000_123_456_789);
         assert_eq!(read[0].data, vec![1; 61]);
         assert_eq!((read[1].time_ns, read[1].data.len()), (5, 14));
-    }
-
-    #[test]
-    fn verdicts_have_short_words() {
-        assert_eq!(short_verdict(4), "REDIRECT");
-        assert_eq!(short_verdict(77), "77");
     }
 }

@@ -148,5 +148,5 @@ fn json_integer(raw: i128) -> Value {
 
 fn number(bytes: &[u8], size: usize, signed: bool, is_bool: bool) -> Option<Value> {
     let raw = integer(bytes, size, signed)?;
-    Some(if is_bool && raw <= 1 && raw >= 0 { json!(raw == 1) } else { json_integer(raw) })
+    Some(if is_bool && (0..=1).contains(&raw) { json!(raw == 1) } else { json_integer(raw) })
 }
