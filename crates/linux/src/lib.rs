@@ -1,1 +1,7 @@
-//! x
+//! The running kernel as a home of XDP programs: bpf(2) under our own loader's [`bpf::object::ObjectSpec`].
+//!
+//! [`sys`] wraps the system calls and is the only place with unsafe code; [`testing`] is what tests of other
+//! crates need to ask the kernel.
+
+pub mod sys;
+pub mod testing;

@@ -3,6 +3,8 @@
 
 /// `include/uapi/linux/bpf.h`: opcodes, map types, commands, flags and helper numbers.
 pub mod bpf;
+/// `include/uapi/linux/bpf.h`: arguments and answers of bpf(2).
+pub mod bpf_attr;
 /// Error numbers of the control plane (`include/uapi/asm-generic/errno*.h`, `include/linux/errno.h`).
 pub mod errno;
 /// `include/uapi/linux/bpf.h`: what concerns XDP alone: actions and `xdp_md`.

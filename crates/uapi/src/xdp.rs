@@ -85,3 +85,50 @@ pub struct XdpMd {
     /// Offset 20: readable in devmap programs only.
     pub egress_ifindex: u32,
 }
+
+impl XdpMd {
+    /// Bytes of the struct.
+    pub const SIZE: usize = 24;
+
+    /// As TEST_RUN takes it.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let words = [
+            self.data,
+            self.data_end,
+            self.data_meta,
+            self.ingress_ifindex,
+            self.rx_queue_index,
+            self.egress_ifindex,
+        ];
+        let mut bytes = [0; Self::SIZE];
+        bytes.chunks_exact_mut(4).zip(words).for_each(|(b, w)| b.copy_from_slice(&w.to_le_bytes()));
+        bytes
+    }
+
+    /// As TEST_RUN answers it.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Self {
+            data: word(0),
+            data_end: word(4),
+            data_meta: word(8),
+            ingress_ifindex: word(12),
+            rx_queue_index: word(16),
+            egress_ifindex: word(20),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_round_trip_through_their_bytes() {
+        let bytes = std::array::from_fn(|i| i as u8);
+        assert_eq!(XdpMd::from_bytes(bytes).to_bytes(), bytes);
+        assert_eq!(XdpMd::from_bytes(bytes).data_end, 0x0706_0504);
+    }
+}
