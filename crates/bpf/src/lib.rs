@@ -7,6 +7,7 @@
 pub mod btf;
 pub mod host;
 pub mod insn;
+pub mod jit;
 pub mod maps;
 pub mod object;
 pub mod redirect;

@@ -4,10 +4,12 @@
 //! Everything public here is safe to call in any order with any arguments. Memory that another party
 //! can write is only ever seen as a [`SharedSlice`]: it is copied in and out, never borrowed.
 
+mod code;
 mod frame;
 mod shared;
 mod xdp_buff;
 
+pub use code::{CodeBuffer, CodePages};
 pub use frame::Frame;
 pub use shared::SharedSlice;
 pub use xdp_buff::{Frag, PacketPart, RxHints, RxqInfo, TxqInfo, XdpBuff, XdpBuffFlags};
