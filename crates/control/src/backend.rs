@@ -30,6 +30,31 @@ pub struct LoadOptions {
     /// Make [`SCRIPTED_HELPERS`](crate::SCRIPTED_HELPERS) answer from [`TestRun::script`], so that a run
     /// repeats one of the other backend. [`Loaded::warnings`] names the programs where that failed.
     pub scripted: bool,
+    /// How the engine runs programs; the kernel has its own way.
+    pub engine: EngineKind,
+    /// Load without verifying; only the checked interpreter takes such programs.
+    pub unverified: bool,
+}
+
+/// How the engine runs a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EngineKind {
+    /// The checked interpreter, the reference.
+    #[default]
+    Interp,
+    /// Compiled to machine code.
+    Jit,
+}
+
+impl EngineKind {
+    /// What a user calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Interp => "interp",
+            Self::Jit => "jit",
+        }
+    }
 }
 
 /// An object that has been loaded. Dropping it unloads everything.

@@ -6,5 +6,5 @@
 mod backend;
 mod test_run;
 
-pub use backend::{Backend, LoadError, LoadOptions, Loaded, MapInfo, OutputEvent, ProgramInfo};
+pub use backend::{Backend, EngineKind, LoadError, LoadOptions, Loaded, MapInfo, OutputEvent, ProgramInfo};
 pub use test_run::{RedirectTarget, SCRIPTED_HELPERS, ScriptedCall, TestRun, TestRunError, TestRunOutput};
