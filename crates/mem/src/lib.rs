@@ -5,11 +5,27 @@
 //! can write is only ever seen as a [`SharedSlice`]: it is copied in and out, never borrowed.
 
 mod code;
+pub mod epoch;
 mod frame;
+mod hash_index;
+mod pool;
+#[cfg(not(loom))]
+mod rcu;
 mod shared;
+mod slab;
+mod spin;
+mod sync;
 mod xdp_buff;
+mod zeroed;
 
 pub use code::{CodeBuffer, CodePages};
 pub use frame::Frame;
+pub use hash_index::{BUCKET_ENTRIES, Chain, HashIndex, IndexLayout, Position};
+pub use pool::{ElementPool, SPARES_PER_CPU, Taken};
+#[cfg(not(loom))]
+pub use rcu::RcuArray;
 pub use shared::SharedSlice;
+pub use slab::Slab;
+pub use spin::{CachePadded, SpinLock};
 pub use xdp_buff::{Frag, PacketPart, RxHints, RxqInfo, TxqInfo, XdpBuff, XdpBuffFlags};
+pub use zeroed::{zeroed_u8, zeroed_u32, zeroed_u64};

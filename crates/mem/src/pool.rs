@@ -1,0 +1,227 @@
+//! [`ElementPool`]: which elements of a slab are free, per CPU, and which of them readers may still see.
+
+use std::collections::VecDeque;
+
+use crate::epoch::{Domain, Stamp};
+use crate::sync::atomic::{AtomicU32, Ordering::*};
+use crate::{CachePadded, SpinLock};
+
+/// Elements beyond a map's capacity, per CPU. An update of a key that exists takes one and gives the old
+/// element back; it comes free again when the poll is over, and a poll has 64 packets.
+pub const SPARES_PER_CPU: u32 = 128;
+
+/// Retired elements that a CPU lets come together before it looks whether readers are done with them.
+const SCAN_EVERY: u32 = 64;
+
+/// An element taken from the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// Number of the element.
+    pub index: u32,
+    /// Whether readers may still look at it: its bytes may be overwritten, as the kernel overwrites those of
+    /// a preallocated element at once, but whoever reads its key at the same time must notice.
+    pub seen: bool,
+}
+
+/// Free elements, numbered `0..capacity + spares`.
+///
+/// *Capacity* is counted in tokens, apart from elements: who adds a key takes a token and an element, who
+/// replaces a value takes an element alone. So a full map is full to the entry, as in the kernel, however
+/// many elements wait for their readers. There are always more elements than tokens. When every one of
+/// the surplus waits for readers, the one that has waited longest is given out again although its readers
+/// may not be done ([`Taken::seen`]): the kernel reuses preallocated elements at once, so a program must
+/// expect that, and waiting is not possible inside a poll.
+///
+/// Each CPU has its own lists and takes from the others' when they are empty. Elements that were used
+/// lately are given out first, because they are in the cache.
+#[derive(Debug)]
+pub struct ElementPool {
+    cpus: Box<[CachePadded<SpinLock<Local>>]>,
+    /// Elements that have never been used start here, so a new map touches no memory.
+    fresh: AtomicU32,
+    total: u32,
+}
+
+#[derive(Debug, Default)]
+struct Local {
+    tokens: u32,
+    free: Vec<u32>,
+    /// Retired elements, oldest first: `ready` that no reader sees, then those of `batches`, then the rest,
+    /// which are not stamped yet.
+    limbo: VecDeque<u32>,
+    ready: usize,
+    batches: VecDeque<(Stamp, usize)>,
+    since_scan: u32,
+}
+
+impl ElementPool {
+    /// A pool with room for `capacity` keys.
+    ///
+    /// # Panics
+    ///
+    /// If `cpus` is 0 or the elements cannot be counted in 32 bits.
+    #[must_use]
+    pub fn new(capacity: u32, cpus: u32) -> Self {
+        assert!(cpus > 0, "there is at least one CPU");
+        let total = Self::elements(capacity, cpus).expect("elements are counted in 32 bits");
+        let share = |cpu| capacity / cpus + u32::from(cpu < capacity % cpus);
+        let cpus = (0..cpus)
+            .map(|cpu| CachePadded(SpinLock::new(Local { tokens: share(cpu), ..Local::default() })))
+            .collect();
+        Self { cpus, fresh: AtomicU32::new(0), total }
+    }
+
+    /// Elements that a slab for such a pool must have.
+    #[must_use]
+    pub fn elements(capacity: u32, cpus: u32) -> Option<u32> {
+        capacity.checked_add(SPARES_PER_CPU.checked_mul(cpus)?)
+    }
+
+    fn local(&self, cpu: u32) -> &SpinLock<Local> {
+        &self.cpus[cpu as usize % self.cpus.len()].0
+    }
+
+    /// All CPUs, this one first.
+    fn from(&self, cpu: u32) -> impl Iterator<Item = &SpinLock<Local>> {
+        let n = self.cpus.len();
+        (0..n).map(move |i| &self.cpus[(cpu as usize + i) % n].0)
+    }
+
+    /// Takes the right to one more key; `false` if the capacity is used up.
+    #[must_use]
+    pub fn take_token(&self, cpu: u32) -> bool {
+        self.from(cpu).enumerate().any(|(i, local)| {
+            let got = local.with(|l| {
+                // From another CPU half of what it has, so that this is rare.
+                let got = if i == 0 { l.tokens.min(1) } else { l.tokens.div_ceil(2) };
+                l.tokens -= got;
+                got
+            });
+            if got > 1 {
+                self.local(cpu).with(|l| l.tokens += got - 1);
+            }
+            got > 0
+        })
+    }
+
+    /// Gives back the right to a key.
+    pub fn give_token(&self, cpu: u32) {
+        self.local(cpu).with(|l| l.tokens += 1);
+    }
+
+    /// Takes an element.
+    pub fn take(&self, cpu: u32, domain: &Domain) -> Taken {
+        let own = self.local(cpu).with(|l| {
+            if l.since_scan >= SCAN_EVERY {
+                l.scan(domain);
+            }
+            l.pop_ready().or_else(|| l.free.pop())
+        });
+        let index = own.or_else(|| self.take_fresh());
+        index.map_or_else(|| self.take_hard(cpu, domain), |index| Taken { index, seen: false })
+    }
+
+    fn take_fresh(&self) -> Option<u32> {
+        if self.fresh.load(Relaxed) >= self.total {
+            return None;
+        }
+        let index = self.fresh.fetch_add(1, Relaxed);
+        if index < self.total {
+            return Some(index);
+        }
+        // Others were faster; do not let the counter run round.
+        self.fresh.store(self.total, Relaxed);
+        None
+    }
+
+    #[cold]
+    fn take_hard(&self, cpu: u32, domain: &Domain) -> Taken {
+        loop {
+            for local in self.from(cpu) {
+                let unseen = local.with(|l| {
+                    l.pop_ready().or_else(|| l.free.pop()).or_else(|| {
+                        l.scan(domain);
+                        l.pop_ready()
+                    })
+                });
+                if let Some(index) = unseen {
+                    return Taken { index, seen: false };
+                }
+            }
+            for local in self.from(cpu) {
+                if let Some(index) = local.with(Local::pop_oldest) {
+                    return Taken { index, seen: true };
+                }
+            }
+            // All spares are in the hands of other threads in the middle of an update.
+            crate::sync::give_way();
+        }
+    }
+
+    /// Gives back an element that readers may still see; it must be out of sight for new ones.
+    pub fn retire(&self, cpu: u32, index: u32) {
+        self.local(cpu).with(|l| l.retire(index));
+    }
+
+    /// [`ElementPool::retire`] and [`ElementPool::give_token`] in one.
+    pub fn retire_with_token(&self, cpu: u32, index: u32) {
+        self.local(cpu).with(|l| {
+            l.tokens += 1;
+            l.retire(index);
+        });
+    }
+
+    /// Gives back an element that no reader has seen since it was taken, and was not `seen` before.
+    pub fn put_back(&self, cpu: u32, taken: Taken) {
+        self.local(cpu).with(|l| if taken.seen { l.retire(taken.index) } else { l.free.push(taken.index) });
+    }
+}
+
+impl Local {
+    fn retire(&mut self, index: u32) {
+        self.limbo.push_back(index);
+        self.since_scan += 1;
+    }
+
+    fn pop_ready(&mut self) -> Option<u32> {
+        self.ready = self.ready.checked_sub(1)?;
+        self.limbo.pop_front()
+    }
+
+    /// The one that has waited longest, whether readers are done or not.
+    fn pop_oldest(&mut self) -> Option<u32> {
+        let index = self.limbo.pop_front()?;
+        if self.ready > 0 {
+            self.ready -= 1;
+        } else if let Some((_, n)) = self.batches.front_mut() {
+            *n -= 1;
+            if *n == 0 {
+                self.batches.pop_front();
+            }
+        }
+        Some(index)
+    }
+
+    /// Stamps what came in and finds what readers are done with.
+    fn scan(&mut self, domain: &Domain) {
+        self.since_scan = 0;
+        let stamped = self.ready + self.batches.iter().map(|(_, n)| n).sum::<usize>();
+        if stamped < self.limbo.len() {
+            self.batches.push_back((domain.stamp(), self.limbo.len() - stamped));
+        }
+        if self.batches.is_empty() {
+            return;
+        }
+        let oldest = domain.oldest();
+        while let Some((stamp, n)) = self.batches.front().copied() {
+            if stamp >= oldest {
+                break;
+            }
+            self.ready += n;
+            self.batches.pop_front();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
