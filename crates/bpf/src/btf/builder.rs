@@ -58,3 +58,36 @@ impl BtfBuilder {
         Btf::from_parts(self.types, self.strings)
     }
 }
+
+/// Changes to a graph that is otherwise only read, for the loader's fixups.
+impl Btf {
+    /// Replaces what a type is.
+    pub(crate) fn set_kind(&mut self, id: TypeId, kind: Kind) {
+        let name = self.ty(id).name;
+        self.set_type(id, Type { name, kind });
+    }
+
+    /// Replaces a type, name and all.
+    pub(crate) fn set_type(&mut self, id: TypeId, ty: Type) {
+        if let Some(slot) = self.types.get_mut(id.index()) {
+            let indexed_otherwise = slot.name != ty.name || slot.tag() != ty.tag();
+            *slot = ty;
+            if indexed_otherwise {
+                self.names.take();
+                self.tags.take();
+            }
+        }
+    }
+
+    /// Adds a type with a new name.
+    pub(crate) fn append(&mut self, name: &str, kind: Kind) -> TypeId {
+        debug_assert!(!name.contains('\0'));
+        let at = Name(self.strings.len() as u32);
+        self.strings.push_str(name);
+        self.strings.push('\0');
+        self.types.push(Type { name: at, kind });
+        self.names.take();
+        self.tags.take();
+        TypeId(self.types.len() as u32 - 1)
+    }
+}

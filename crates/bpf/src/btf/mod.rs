@@ -4,7 +4,9 @@
 //! `.BTF` section and relocates field accesses against a kernel's.
 
 mod builder;
+pub mod core;
 mod encode;
+mod ext;
 mod index;
 mod parse;
 mod query;
@@ -13,6 +15,7 @@ mod tests;
 mod types;
 
 pub use builder::BtfBuilder;
+pub use ext::{BtfExt, ExtSection, LineRecord};
 pub use index::essential_name;
 pub use parse::BtfError;
 pub use query::FoundMember;

@@ -358,6 +358,18 @@ impl Btf {
         rest.split_once('\0').map_or(rest, |(text, _)| text)
     }
 
+    /// The first `max` bytes, or less, of a text in the string table.
+    pub(crate) fn str_up_to(&self, name: Name, max: usize) -> &str {
+        let rest = self.strings.get(name.0 as usize..).unwrap_or("");
+        let head = &rest[..rest.floor_char_boundary(max)];
+        head.split_once('\0').map_or(head, |(text, _)| text)
+    }
+
+    /// Bytes of the string table.
+    pub(crate) fn strings_len(&self) -> usize {
+        self.strings.len()
+    }
+
     /// The name of a type; empty if it is anonymous.
     #[must_use]
     pub fn name_of(&self, id: TypeId) -> &str {

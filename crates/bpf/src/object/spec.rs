@@ -10,6 +10,8 @@ use uapi::bpf::MapType;
 use crate::btf::{Btf, TypeId};
 use crate::insn::Insn;
 
+use super::error::Problem;
+
 /// An object file, parsed, with its relocations applied.
 #[derive(Clone, Debug)]
 pub struct ObjectSpec {
@@ -23,8 +25,23 @@ pub struct ObjectSpec {
     pub maps: Vec<MapSpec>,
     /// Entry programs in the order of their sections and offsets.
     pub programs: Vec<ProgramSpec>,
-    /// The object's own type information.
+    /// Entry programs that cannot be prepared for this home, and that no one has to load.
+    pub unusable: Vec<UnusableProgram>,
+    /// The object's own type information, completed from the file.
     pub btf: Option<Arc<Btf>>,
+    /// Oddities that a user may want to know of.
+    pub warnings: Vec<String>,
+}
+
+/// A program that cannot be prepared for a home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnusableProgram {
+    /// Function name.
+    pub name: String,
+    /// Section that it was found in, without a leading `?`.
+    pub section: String,
+    /// Why.
+    pub problem: Problem,
 }
 
 /// Position of a map in [`ObjectSpec::maps`].
@@ -62,6 +79,26 @@ pub struct MapSpec {
     pub frozen: bool,
     /// `LIBBPF_PIN_BY_NAME`.
     pub pin_by_name: bool,
+}
+
+impl MapSpec {
+    /// The name that the kernel shows: libbpf puts the object's name before a data section's, and 15 bytes
+    /// fit.
+    #[doc(alias = "internal_map_name")]
+    #[must_use]
+    pub fn kernel_name(&self, object: &str) -> String {
+        let max = uapi::bpf::BPF_OBJ_NAME_LEN - 1;
+        let prefix = match self.name.strip_prefix('.') {
+            // `.rodata` and its like; `.rodata.custom` has no room for more.
+            Some(rest) if !rest.contains('.') => object.split('.').next().unwrap_or(""),
+            _ => "",
+        };
+        let room = max.saturating_sub(self.name.len().max(7));
+        let prefix = &prefix[..prefix.floor_char_boundary(room)];
+        let suffix = &self.name[..self.name.floor_char_boundary(max - prefix.len())];
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+        [prefix, suffix].concat().chars().map(|c| if allowed(c) { c } else { '_' }).collect()
+    }
 }
 
 /// Initial contents of a map.
@@ -263,6 +300,7 @@ impl ObjectSpec {
             object: self.name.clone(),
             wanted: wanted.map(str::to_owned),
             available: self.programs.iter().map(|p| (p.name.clone(), p.section.clone())).collect(),
+            unusable: self.unusable.iter().find(|p| wanted == Some(p.name.as_str())).cloned().map(Box::new),
         };
         let Some(name) = wanted else {
             let mut xdp = self.programs.iter().filter(|p| p.section_kind == SectionKind::Xdp);
@@ -291,10 +329,15 @@ pub struct SelectError {
     pub wanted: Option<String>,
     /// Functions and their sections.
     pub available: Vec<(String, String)>,
+    /// The program that was asked for, if it is there and cannot be used.
+    pub unusable: Option<Box<UnusableProgram>>,
 }
 
 impl std::fmt::Display for SelectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(p) = &self.unusable {
+            return write!(f, "{}: program {:?} cannot be used: {}", self.object, p.name, p.problem);
+        }
         if self.available.is_empty() {
             return write!(f, "{}: no program in this object", self.object);
         }

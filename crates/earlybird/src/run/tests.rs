@@ -18,11 +18,7 @@ fn a_file_of_maps_has_two_forms() {
     let get = |map: &str, key, value| Setting { map: map.into(), key, value };
     assert_eq!(
         settings,
-        [
-            get("a", json!(1), json!(2)),
-            get("a", json!("x"), json!("y")),
-            get("b", json!(3), json!({"c": 4}))
-        ]
+        [get("a", json!(1), json!(2)), get("a", json!("x"), json!("y")), get("b", json!(3), json!({"c": 4}))]
     );
     assert!(Setting::parse_file(&json!([1])).is_err());
     assert!(Setting::parse_file(&json!({"a": [{"key": 1}]})).is_err());
