@@ -67,6 +67,9 @@ pub enum FaultKind {
     Illegal(String),
     /// More instructions than the run was allowed.
     OutOfFuel,
+    /// No violation: an exception on its way out to the program's entry, with its cookie (`bpf_throw`).
+    /// Helpers that call back pass it on.
+    Thrown(u64),
 }
 
 impl Fault {
@@ -104,6 +107,7 @@ impl fmt::Display for FaultKind {
             }
             Self::Denied { region, access } => write!(f, "{access} of {region} is not allowed"),
             Self::Illegal(text) => f.write_str(text),
+            Self::Thrown(cookie) => write!(f, "exception {cookie:#x} that nothing caught"),
             Self::OutOfFuel => f.write_str("the run was stopped: it took more instructions than allowed"),
         }
     }

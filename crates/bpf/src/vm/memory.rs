@@ -10,17 +10,21 @@
 // UNSAFETY: turns addresses that a program computed into memory.
 #![allow(unsafe_code)]
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+pub(super) use access::AtomicOp;
 use mem::{Frame, SharedSlice, XdpBuff};
 
 use super::regions::{CONTEXT, PACKET, Scratch};
 use super::{Access, Fault};
 use crate::maps::Map;
+use crate::object::AttachType;
 
 /// What a region of memory is to the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -73,18 +77,23 @@ pub struct GuestMemory<'r, 'q> {
     fragments: Vec<u64>,
     ctx: u64,
     packet: u64,
+    attach_type: AttachType,
     owner: PhantomData<&'r Arc<Map>>,
 }
 
 impl<'r, 'q> GuestMemory<'r, 'q> {
     /// Memory of the checked interpreter.
-    pub(super) fn checked(scratch: &'r mut Scratch, buff: &'r mut XdpBuff<'q>) -> Self {
+    pub(super) fn checked(
+        scratch: &'r mut Scratch,
+        buff: &'r mut XdpBuff<'q>,
+        attach_type: AttachType,
+    ) -> Self {
         scratch.begin();
         let empty = SharedSlice::from_mut(&mut []);
         let ctx = scratch.renew(CONTEXT, RegionKind::Context, empty, false);
         let packet = scratch.renew(PACKET, RegionKind::Packet, buff.meta_and_linear(), true);
         let (owned, fragments) = (BTreeMap::new(), Vec::new());
-        Self { table: Some(scratch), buff, owned, fragments, ctx, packet, owner: PhantomData }
+        Self { table: Some(scratch), buff, owned, fragments, ctx, packet, attach_type, owner: PhantomData }
     }
 
     /// The packet.
@@ -249,6 +258,31 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
     #[must_use]
     pub fn kind_at(&self, addr: u64) -> Option<RegionKind> {
         self.table.as_ref()?.kind_at(addr).map(|(kind, _)| kind)
+    }
+
+    /// Enters a call frame and answers its frame pointer, R10.
+    pub(super) fn push_frame(&mut self) -> Result<u64, Fault> {
+        self.table.as_deref_mut().map_or(Ok(0), Scratch::push_frame)
+    }
+
+    /// Leaves call frames until `keep` are left.
+    pub(super) fn unwind_frames(&mut self, keep: usize) {
+        if let Some(table) = self.table.as_deref_mut() {
+            table.unwind_frames(keep);
+        }
+    }
+
+    /// Call frames of the run, callbacks included.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        self.table.as_deref().map_or(0, Scratch::frames)
+    }
+
+    /// What an address of a checked run is: the region and the offset into it, bytes. Stack offsets count
+    /// from the frame pointer, those of the packet from the start of the metadata.
+    #[must_use]
+    pub fn describe(&self, addr: u64) -> Option<(RegionKind, i64)> {
+        self.table.as_deref()?.describe(addr)
     }
 
     /// The bytes that a pointer names, checked.

@@ -5,13 +5,16 @@
 //! explained; compiled programs hold host addresses, which the verifier has proved. Helpers are written
 //! once for both.
 
+mod check;
 mod fault;
+mod interp;
 mod memory;
 mod program;
 mod regions;
 mod run;
 
 pub use fault::{Access, Fault, FaultKind};
+pub use interp::{Observer, Profile, Step};
 pub use memory::{GuestMemory, PacketBounds, RegionKind};
 pub use program::{Callback, HelperFn, LinkError, Program, Symbols};
 pub use regions::Scratch;

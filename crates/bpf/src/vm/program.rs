@@ -1,10 +1,15 @@
 //! [`Program`]: a linked, runnable program.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uapi::Errno;
-use uapi::bpf::{BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE, HELPER_NAMES};
+use uapi::bpf::{
+    BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE, HELPER_NAMES, func,
+};
 
+use super::check::check;
+use super::interp::{Code, THROW, decode};
 use super::{Fault, Run};
 use crate::insn::Insn;
 use crate::maps::Map;
@@ -30,6 +35,7 @@ pub struct Program {
     attach_type: AttachType,
     frags: bool,
     insns: Box<[Insn]>,
+    code: Box<[Code]>,
     subprogs: Box<[Subprog]>,
     maps: Box<[Arc<Map>]>,
     helpers: Box<[Option<HelperFn>]>,
@@ -66,15 +72,18 @@ impl Program {
     /// The instruction that names something that is not there.
     pub fn link(spec: &ProgramSpec, id: u32, maps: &[Arc<Map>], symbols: Symbols) -> Result<Self, LinkError> {
         let linker = Linker { spec, maps, symbols };
-        let (helpers, kfuncs) = (linker.helpers()?, linker.kfuncs()?);
-        linker.check_maps()?;
+        let subprogs = linker.subprogs()?;
+        check(&spec.insns, &subprogs).map_err(|flaw| linker.error(flaw.insn, flaw.errno, flaw.message))?;
+        let (helpers, kfuncs, ksyms) = (linker.helpers()?, linker.kfuncs()?, linker.ksyms()?);
+        linker.check_wide(&subprogs)?;
         Ok(Self {
             name: spec.name.clone(),
             id,
             attach_type: spec.attach_type,
             frags: spec.frags,
             insns: spec.insns.clone().into(),
-            subprogs: spec.subprogs.clone().into(),
+            code: decode(spec, &ksyms),
+            subprogs,
             maps: maps.into(),
             helpers,
             kfuncs,
@@ -111,7 +120,19 @@ impl Program {
         &self.insns
     }
 
-    /// Its functions, the entry first.
+    /// What the interpreter runs.
+    pub(super) fn code(&self) -> &[Code] {
+        &self.code
+    }
+
+    /// The first instruction of the function that a pointer of a checked run names.
+    pub(super) fn function_at(&self, addr: u64) -> Result<u32, Fault> {
+        let insn = addr.checked_sub(CALLBACK_BASE).and_then(|insn| u32::try_from(insn).ok());
+        let known = insn.filter(|insn| self.subprogs.binary_search_by_key(insn, |s| s.start).is_ok());
+        known.ok_or_else(|| Fault::illegal(format!("{addr:#x} is passed as a function, which it is not")))
+    }
+
+    /// Its functions, the entry first. Those without a name in the object are called after their position.
     #[must_use]
     pub fn subprogs(&self) -> &[Subprog] {
         &self.subprogs
@@ -150,15 +171,11 @@ pub struct Callback {
 }
 
 /// Checked programs hold this plus the function's first instruction as a function's address.
-const CALLBACK_BASE: u64 = 0xffff_f000_0000_0000;
+pub(super) const CALLBACK_BASE: u64 = 0xffff_f000_0000_0000;
 
 impl Callback {
     pub(super) fn resolve(program: &Arc<Program>, addr: u64) -> Result<Self, Fault> {
-        let insn = addr.checked_sub(CALLBACK_BASE).and_then(|insn| u32::try_from(insn).ok());
-        match insn.filter(|insn| program.subprogs.iter().any(|s| s.start == *insn)) {
-            Some(insn) => Ok(Self { program: program.clone(), insn }),
-            None => Err(Fault::illegal(format!("{addr:#x} is passed as a function, which it is not"))),
-        }
+        Ok(Self { program: program.clone(), insn: program.function_at(addr)? })
     }
 
     /// The program that it belongs to.
@@ -194,6 +211,9 @@ impl Linker<'_> {
             let Some(n) = named else {
                 return Err(self.error(i, Errno::EINVAL, format!("invalid func unknown#{number}")));
             };
+            if number == func::TAIL_CALL {
+                continue;
+            }
             let Some(helper) = (self.symbols.helper)(number) else {
                 let message =
                     format!("program of this type cannot use helper bpf_{}#{number}", HELPER_NAMES[n]);
@@ -216,6 +236,9 @@ impl Linker<'_> {
                 ));
             };
             let kfunc = &self.spec.kfuncs[position];
+            if kfunc.name == THROW {
+                continue;
+            }
             if resolved[position].is_none() && !kfunc.weak {
                 let message = format!("calling kernel function {} is not allowed", kfunc.name);
                 return Err(self.error(i, Errno::EACCES, message));
@@ -224,22 +247,72 @@ impl Linker<'_> {
         Ok(resolved)
     }
 
-    fn check_maps(&self) -> Result<(), LinkError> {
-        let mut insns = self.spec.insns.iter().enumerate();
-        while let Some((i, insn)) = insns.next() {
-            if !insn.is_ld_imm64() {
+    /// Values of the symbols whose addresses the program takes. Addresses of kernel objects are of no use
+    /// here; that of a function says whether it can be called.
+    fn ksyms(&self) -> Result<Vec<u64>, LinkError> {
+        let mut values = Vec::with_capacity(self.spec.ksyms.len());
+        for ksym in &self.spec.ksyms {
+            let present = ksym.is_func && (ksym.name == THROW || (self.symbols.kfunc)(&ksym.name).is_some());
+            if !present && !ksym.weak {
+                let message = format!("extern {:?}: there is no such kernel symbol here", ksym.name);
+                return Err(LinkError { insn: None, ..self.error(0, Errno::ENOENT, message) });
+            }
+            values.push(if present { KSYM_PRESENT } else { 0 });
+        }
+        Ok(values)
+    }
+
+    /// All functions: those that the object names, and whatever is called or taken the address of.
+    fn subprogs(&self) -> Result<Box<[Subprog]>, LinkError> {
+        let len = self.spec.insns.len();
+        let mut starts: BTreeMap<u32, Subprog> = BTreeMap::new();
+        for subprog in &self.spec.subprogs {
+            starts.insert(subprog.start, subprog.clone());
+        }
+        let named = |start| Subprog { name: format!("func@{start}"), start, btf: None, is_global: false };
+        starts.entry(0).or_insert_with(|| Subprog { name: self.spec.name.clone(), ..named(0) });
+        for (i, insn) in self.spec.insns.iter().enumerate() {
+            let pseudo_func = insn.is_ld_imm64() && insn.src == BPF_PSEUDO_FUNC;
+            if !insn.is_pseudo_call() && !pseudo_func {
                 continue;
             }
-            insns.next();
-            if !matches!(insn.src, BPF_PSEUDO_MAP_IDX | BPF_PSEUDO_MAP_IDX_VALUE) {
-                continue;
+            let to = i as i64 + 1 + i64::from(insn.imm);
+            let start = u32::try_from(to).ok().filter(|to| (*to as usize) < len);
+            let Some(start) = start else {
+                return Err(self.error(i, Errno::EINVAL, format!("call to invalid destination insn {to}")));
+            };
+            starts.entry(start).or_insert_with(|| named(start));
+        }
+        Ok(starts.into_values().collect())
+    }
+
+    /// What 16-byte instructions name is there.
+    fn check_wide(&self, subprogs: &[Subprog]) -> Result<(), LinkError> {
+        for (i, insn) in self.spec.insns.iter().enumerate().filter(|(_, insn)| insn.is_ld_imm64()) {
+            let number = usize::try_from(insn.imm).unwrap_or(usize::MAX);
+            let (known, message) = match insn.src {
+                BPF_PSEUDO_MAP_IDX | BPF_PSEUDO_MAP_IDX_VALUE => {
+                    let message = format!("map number {number} of an object with {} maps", self.maps.len());
+                    (number < self.maps.len(), message)
+                }
+                BPF_PSEUDO_BTF_ID => {
+                    let message = format!("kernel symbol number {number} of {}", self.spec.ksyms.len());
+                    (number < self.spec.ksyms.len(), message)
+                }
+                BPF_PSEUDO_FUNC => {
+                    let entry = i as i64 + 1 + i64::from(insn.imm) == 0;
+                    (!entry && !subprogs.is_empty(), "the address of the entry is taken".to_owned())
+                }
+                0 => continue,
+                _ => (false, "a map by its descriptor; maps are named by their number here".to_owned()),
+            };
+            if !known {
+                return Err(self.error(i, Errno::EBADF, message));
             }
-            if usize::try_from(insn.imm).is_ok_and(|index| index < self.maps.len()) {
-                continue;
-            }
-            let message = format!("map number {} of an object with {} maps", insn.imm, self.maps.len());
-            return Err(self.error(i, Errno::EBADF, message));
         }
         Ok(())
     }
 }
+
+/// What the address of a kernel function that exists is.
+const KSYM_PRESENT: u64 = 0xffff_e000_0000_0000;

@@ -201,6 +201,18 @@ impl Scratch {
         (region.guest == addr).then_some((self.labels[slot].kind, region.host))
     }
 
+    /// What the region of a live pointer is.
+    pub(super) fn kind_of(&self, addr: u64) -> Option<RegionKind> {
+        self.live_slot(addr).map(|slot| self.labels[slot].kind)
+    }
+
+    /// What the region of a live pointer is, and where the pointer is in it.
+    pub(super) fn describe(&self, addr: u64) -> Option<(RegionKind, i64)> {
+        let slot = self.live_slot(addr)?;
+        let base = Self::base(slot, self.labels[slot].generation);
+        Some((self.labels[slot].kind, addr.wrapping_sub(base) as i64))
+    }
+
     /// The fault of an access that the region's bounds do not allow.
     #[cold]
     pub(super) fn refuse(&self, addr: u64, len: u64, access: Access) -> Fault {
@@ -226,7 +238,6 @@ impl Scratch {
     }
 }
 
-#[expect(dead_code, reason = "entered by the interpreter, which follows")]
 /// Stack frames. A frame's bytes become accessible as it touches them, so that the stack of the whole
 /// call chain can be held to the kernel's limit.
 impl Scratch {
@@ -248,7 +259,7 @@ impl Scratch {
     }
 
     /// Leaves the innermost frame.
-    pub(super) fn pop_frame(&mut self) {
+    fn pop_frame(&mut self) {
         self.frames -= 1;
         self.labels[self.frames].alive = false;
         (self.regions[self.frames].read, self.regions[self.frames].write) = (0, 0);

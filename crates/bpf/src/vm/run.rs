@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mem::{SharedSlice, XdpBuff};
 
-use super::{Access, Callback, Fault, GuestMemory, Program, RegionKind, Scratch};
+use super::{Access, Callback, Fault, FaultKind, GuestMemory, Observer, Program, RegionKind, Scratch};
 use crate::host::Host;
 use crate::maps::Map;
 use crate::redirect::RedirectInfo;
@@ -21,8 +21,13 @@ pub struct Run<'r, 'q> {
     pub redirect: &'r mut RedirectInfo,
     /// The world around.
     pub host: &'r mut dyn Host,
-    program: &'r Arc<Program>,
-    tail_calls: u32,
+    pub(super) program: &'r Arc<Program>,
+    pub(super) tail_calls: u32,
+    /// Instructions that may still be taken, counted where the program goes back or calls.
+    pub(super) fuel: u64,
+    /// The call that is being made.
+    pub(super) insn: u32,
+    pub(super) observer: Option<&'r mut dyn Observer>,
     cpu: u32,
     references: Vec<Reference>,
 }
@@ -32,6 +37,7 @@ pub struct Run<'r, 'q> {
 struct Reference {
     addr: u64,
     kind: RegionKind,
+    insn: u32,
 }
 
 impl<'r, 'q> Run<'r, 'q> {
@@ -44,8 +50,34 @@ impl<'r, 'q> Run<'r, 'q> {
         host: &'r mut dyn Host,
     ) -> Self {
         let cpu = host.cpu();
-        let memory = GuestMemory::checked(scratch, buff);
-        Self { memory, redirect, host, program, tail_calls: 0, cpu, references: Vec::new() }
+        let memory = GuestMemory::checked(scratch, buff, program.attach_type());
+        Self {
+            memory,
+            redirect,
+            host,
+            program,
+            tail_calls: 0,
+            fuel: u64::MAX,
+            insn: 0,
+            observer: None,
+            cpu,
+            references: Vec::new(),
+        }
+    }
+
+    /// Stops the run with [`FaultKind::OutOfFuel`] after about so many instructions: it is noticed where
+    /// the program jumps back or calls, so the run takes at most the program's length more.
+    #[must_use]
+    pub fn with_fuel(mut self, instructions: u64) -> Self {
+        self.fuel = instructions;
+        self
+    }
+
+    /// Lets someone see each instruction.
+    #[must_use]
+    pub fn with_observer(mut self, observer: &'r mut dyn Observer) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// The program that runs now: the entry, or what the last tail call went to.
@@ -133,20 +165,9 @@ impl<'r, 'q> Run<'r, 'q> {
         Callback::resolve(self.program, addr)
     }
 
-    /// Calls a function of the program back, as `bpf_loop` does, and answers what it returns.
-    ///
-    /// # Errors
-    ///
-    /// The violation if the pointer names no function, or what the function violates.
-    pub fn call(&mut self, callback: u64, args: [u64; 5]) -> Result<u64, Fault> {
-        let callback = self.callback(callback)?;
-        let _ = args;
-        Err(Fault::illegal(format!("callback at insn {}: callbacks are not built yet", callback.insn())))
-    }
-
     /// Notes that the program must give back what `addr` points to.
     pub fn acquire(&mut self, addr: u64, kind: RegionKind) {
-        self.references.push(Reference { addr, kind });
+        self.references.push(Reference { addr, kind, insn: self.insn });
     }
 
     /// Notes that the program has given back what `addr` points to.
@@ -159,6 +180,13 @@ impl<'r, 'q> Run<'r, 'q> {
             Some(i) => Ok(self.references.swap_remove(i).kind),
             None => Err(Fault::illegal(format!("{addr:#x} is released, but is no acquired reference"))),
         }
+    }
+
+    /// The fault of ending with something not given back.
+    pub(super) fn unreleased(&self) -> Option<Fault> {
+        let Reference { kind, insn, .. } = self.references.first()?;
+        let text = format!("the program ends and has not released {kind}, acquired at insn {insn}");
+        Some(Fault { insn: *insn, kind: FaultKind::Illegal(text) })
     }
 }
 
