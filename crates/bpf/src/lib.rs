@@ -5,6 +5,7 @@
 //! number: all of that comes through the run's environment.
 
 pub mod btf;
+pub mod helpers;
 pub mod host;
 pub mod insn;
 pub mod jit;

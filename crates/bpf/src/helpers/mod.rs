@@ -1,0 +1,101 @@
+//! The helpers: functions of the kernel that programs call by number.
+//!
+//! [`helper`] finds them. They are grouped in files by subject, and written once for both engines: they
+//! reach the program's memory through [`Run`], whatever form its addresses have. Where a helper's answer
+//! is an error, it is the kernel's errno; a [`Fault`] is what a verified program never causes.
+
+mod csum;
+mod fib;
+mod mtu;
+mod packet;
+mod print;
+mod sock;
+mod string;
+mod syncookie;
+mod task;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use uapi::Errno;
+use uapi::bpf::func;
+
+use crate::vm::{Fault, HelperFn, Run};
+
+/// R1 to R5.
+pub(crate) type Args = [u64; 5];
+/// R0.
+pub(crate) type Reply = Result<u64, Fault>;
+
+/// The helper of a number; `None` for one that does not exist, that an XDP program may not call, or that
+/// has no meaning outside of a kernel.
+#[must_use]
+pub fn helper(id: i32) -> Option<HelperFn> {
+    Some(match id {
+        func::CHECK_MTU => mtu::check_mtu,
+        func::CSUM_DIFF => csum::csum_diff,
+        func::FIB_LOOKUP => fib::fib_lookup,
+        func::GET_CGROUP_CLASSID => task::get_cgroup_classid,
+        func::GET_CURRENT_ANCESTOR_CGROUP_ID => task::get_current_ancestor_cgroup_id,
+        func::GET_CURRENT_CGROUP_ID => task::get_current_cgroup_id,
+        func::GET_CURRENT_COMM => task::get_current_comm,
+        func::GET_CURRENT_PID_TGID => task::get_current_pid_tgid,
+        func::GET_CURRENT_UID_GID => task::get_current_uid_gid,
+        func::GET_NS_CURRENT_PID_TGID => task::get_ns_current_pid_tgid,
+        func::GET_NUMA_NODE_ID => time::get_numa_node_id,
+        func::GET_PRANDOM_U32 => time::get_prandom_u32,
+        func::GET_SMP_PROCESSOR_ID => time::get_smp_processor_id,
+        func::JIFFIES64 => time::jiffies64,
+        func::KTIME_GET_BOOT_NS => time::ktime_get_boot_ns,
+        func::KTIME_GET_COARSE_NS => time::ktime_get_coarse_ns,
+        func::KTIME_GET_NS => time::ktime_get_ns,
+        func::KTIME_GET_TAI_NS => time::ktime_get_tai_ns,
+        func::SKC_LOOKUP_TCP => sock::skc_lookup_tcp,
+        func::SK_LOOKUP_TCP => sock::sk_lookup_tcp,
+        func::SK_LOOKUP_UDP => sock::sk_lookup_udp,
+        func::SK_RELEASE => sock::sk_release,
+        func::SNPRINTF => print::snprintf,
+        func::STRNCMP => string::strncmp,
+        func::STRTOL => string::strtol,
+        func::STRTOUL => string::strtoul,
+        func::TCP_CHECK_SYNCOOKIE => syncookie::tcp_check_syncookie,
+        func::TCP_GEN_SYNCOOKIE => syncookie::tcp_gen_syncookie,
+        func::TCP_RAW_CHECK_SYNCOOKIE_IPV4 => syncookie::tcp_raw_check_syncookie_ipv4,
+        func::TCP_RAW_CHECK_SYNCOOKIE_IPV6 => syncookie::tcp_raw_check_syncookie_ipv6,
+        func::TCP_RAW_GEN_SYNCOOKIE_IPV4 => syncookie::tcp_raw_gen_syncookie_ipv4,
+        func::TCP_RAW_GEN_SYNCOOKIE_IPV6 => syncookie::tcp_raw_gen_syncookie_ipv6,
+        func::TRACE_PRINTK => print::trace_printk,
+        func::TRACE_VPRINTK => print::trace_vprintk,
+        func::XDP_ADJUST_HEAD => packet::adjust_head,
+        func::XDP_ADJUST_META => packet::adjust_meta,
+        func::XDP_ADJUST_TAIL => packet::adjust_tail,
+        func::XDP_GET_BUFF_LEN => packet::get_buff_len,
+        func::XDP_LOAD_BYTES => packet::load_bytes,
+        func::XDP_STORE_BYTES => packet::store_bytes,
+        _ => return None,
+    })
+}
+
+/// The error as a program sees it.
+pub(crate) fn errno(error: Errno) -> Reply {
+    Ok(error.as_ret())
+}
+
+/// 0, or the error as a program sees it.
+pub(crate) fn status(result: Result<(), Errno>) -> Reply {
+    Ok(result.err().map_or(0, Errno::as_ret))
+}
+
+/// Answers a nondeterministic helper from the host's script, or by itself and on the host's record.
+fn scripted<'r, 'q>(
+    run: &mut Run<'r, 'q>,
+    helper: i32,
+    answer: impl FnOnce(&mut Run<'r, 'q>) -> Reply,
+) -> Reply {
+    if let Some(value) = run.host.scripted(helper) {
+        return Ok(value);
+    }
+    let value = answer(run)?;
+    run.host.answered(helper, value);
+    Ok(value)
+}

@@ -1,0 +1,110 @@
+//! A host that answers what a test told it to, and a run in it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mem::{Frame, RxqInfo, XdpBuff};
+use uapi::Errno;
+
+use crate::host::*;
+use crate::insn::Insn;
+use crate::object::ProgramSpec;
+use crate::redirect::RedirectInfo;
+use crate::vm::{Program, Run, Scratch, Symbols};
+
+const RXQ: RxqInfo = RxqInfo { ifindex: 1, queue_index: 0, mem_type: 0, frag_size: 4096 };
+
+/// A host of fixed answers.
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) time_ns: u64,
+    pub(super) random: u32,
+    pub(super) cpu: u32,
+    pub(super) script: Vec<(i32, u64)>,
+    /// What the host was told.
+    pub(super) log: Rc<RefCell<Vec<String>>>,
+    pub(super) devices: Vec<DeviceInfo>,
+    pub(super) fib: Option<FibAnswer>,
+    pub(super) sockets: Vec<Arc<Socket>>,
+    pub(super) syncookies: SynCookiePolicy,
+}
+
+impl Host for World {
+    fn ktime_ns(&mut self, _: Clock) -> u64 {
+        self.time_ns
+    }
+
+    fn prandom_u32(&mut self) -> u32 {
+        self.random
+    }
+
+    fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    fn task(&self) -> Task {
+        let mut task = Task { pid: 6, tgid: 5, uid: 7, gid: 8, cgroup_id: 99, ..Task::default() };
+        task.comm[..7].copy_from_slice(b"softirq");
+        task
+    }
+
+    fn scripted(&mut self, helper: i32) -> Option<u64> {
+        let at = self.script.iter().position(|(id, _)| *id == helper)?;
+        Some(self.script.remove(at).1)
+    }
+
+    fn answered(&mut self, helper: i32, value: u64) {
+        self.log.borrow_mut().push(format!("answered {helper} {value}"));
+    }
+
+    fn device(&self, ifindex: u32) -> Option<DeviceInfo> {
+        self.devices.iter().find(|d| d.ifindex == ifindex).copied()
+    }
+
+    fn fib_lookup(&mut self, query: &FibQuery) -> Result<FibAnswer, Errno> {
+        self.log.borrow_mut().push(format!("{query:?}"));
+        self.fib.ok_or(Errno::ENODEV)
+    }
+
+    fn socket_lookup(&mut self, query: &SocketQuery) -> Option<Arc<Socket>> {
+        self.log.borrow_mut().push(format!("{query:?}"));
+        self.sockets.iter().find(|s| s.protocol == query.protocol && s.local == query.dst).cloned()
+    }
+
+    fn socket_listener(&mut self, request: &Socket) -> Option<Arc<Socket>> {
+        self.sockets.iter().find(|s| s.state == tcp_state::LISTEN && s.local == request.local).cloned()
+    }
+
+    fn syncookie_policy(&self, _: u64) -> SynCookiePolicy {
+        self.syncookies
+    }
+
+    fn syncookie_sent(&mut self, socket: u64) {
+        self.log.borrow_mut().push(format!("cookie of {socket}"));
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<(), Errno> {
+        self.log.borrow_mut().push(format!("{event:?}"));
+        Ok(())
+    }
+}
+
+/// Runs a test as a helper of a program over a packet of `size` bytes, byte `i` being `i`.
+pub(super) fn with_run(size: usize, mut world: World, test: impl FnOnce(&mut Run<'_, '_>)) {
+    let spec = ProgramSpec::bare("p", vec![Insn::new(0xb7, 0, 0, 0, 2), Insn::new(0x95, 0, 0, 0, 0)]);
+    let symbols = Symbols { helper: crate::helpers::helper, kfunc: |_| None };
+    let program = Arc::new(Program::link(&spec, 1, &[], symbols).expect("links"));
+    let mut buff = XdpBuff::new(Frame::new(4096), 256, size, &RXQ).expect("fits");
+    let bytes: Vec<u8> = (0..size).map(|i| i as u8).collect();
+    buff.linear().copy_from(0, &bytes);
+    let (mut scratch, mut redirect) = (Scratch::new(), RedirectInfo::default());
+    test(&mut Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut world));
+}
+
+/// Calls a helper, which does not fault.
+#[track_caller]
+pub(super) fn call(run: &mut Run<'_, '_>, id: i32, args: [u64; 5]) -> u64 {
+    let helper = crate::helpers::helper(id).expect("a helper");
+    helper(run, args).unwrap_or_else(|fault| panic!("helper {id}: {fault}"))
+}
