@@ -3,6 +3,7 @@
 //! Neighbours: [`crate::btf`] parses types and applies CO-RE; [`crate::maps`] and [`crate::vm`] make
 //! running things of a spec.
 
+mod bundled;
 mod core_relo;
 mod elf;
 mod error;

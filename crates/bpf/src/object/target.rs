@@ -61,4 +61,17 @@ impl Target {
             page_size: 4096,
         }
     }
+
+    /// A home without a kernel of its own: the bundled description of the types of Linux 6.18 that an XDP
+    /// program can see.
+    #[must_use]
+    pub fn bundled() -> Self {
+        let kconfig = Kconfig {
+            kernel_version: 0x0006_1200,
+            has_bpf_cookie: true,
+            has_syscall_wrapper: true,
+            ..Kconfig::default()
+        };
+        Self { kconfig, ..Self::new(Some(super::bundled::btf())) }
+    }
 }
