@@ -148,11 +148,38 @@ pub enum OutputEvent {
         map: usize,
         /// CPU.
         cpu: u32,
-        /// Sample.
+        /// Sample. The kernel appends up to 7 bytes of no meaning, so that its length plus 4 is a
+        /// multiple of 8, and does not say how many.
         data: Vec<u8>,
+    },
+    /// Samples of the perf event array at this position that found no room.
+    Lost {
+        /// Map.
+        map: usize,
+        /// CPU.
+        cpu: u32,
+        /// Samples.
+        count: u64,
     },
     /// A line of `bpf_trace_printk`.
     Trace(String),
+}
+
+impl OutputEvent {
+    /// Whether two homes mean the same by their events: padding of samples does not count.
+    #[must_use]
+    pub fn agrees(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Perf { map, cpu, data }, Self::Perf { map: map2, cpu: cpu2, data: data2 }) => {
+                let (short, long) = if data.len() <= data2.len() { (data, data2) } else { (data2, data) };
+                let padded = (short.len() + 4).next_multiple_of(8) - 4;
+                (map, cpu) == (map2, cpu2)
+                    && long.starts_with(short)
+                    && (long.len() == short.len() || long.len() == padded)
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// An object could not be loaded.
@@ -184,4 +211,21 @@ pub enum LoadError {
     /// The backend cannot be used at all, for example for want of a capability.
     #[error("{0}")]
     Unavailable(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_padding_of_a_sample_may_differ() {
+        let perf = |data: &[u8]| OutputEvent::Perf { map: 0, cpu: 0, data: data.to_vec() };
+        assert!(perf(b"abc").agrees(&perf(b"abc\x55")));
+        assert!(perf(b"abcd!!!!\x01\x02\x03\x04").agrees(&perf(b"abcd!!!!\x01")));
+        assert!(perf(b"abcd").agrees(&perf(b"abcd")));
+        assert!(!perf(b"abcd").agrees(&perf(b"abcd\0")));
+        assert!(!perf(b"abc").agrees(&perf(b"abX\0")));
+        let ring = |data: &[u8]| OutputEvent::Ringbuf { map: 0, data: data.to_vec() };
+        assert!(!ring(b"abc").agrees(&ring(b"abc\0")));
+    }
 }

@@ -1,7 +1,12 @@
 //! The running kernel as a home of XDP programs: bpf(2) under our own loader's [`bpf::object::ObjectSpec`].
 //!
-//! [`sys`] wraps the system calls and is the only place with unsafe code; [`testing`] is what tests of other
-//! crates need to ask the kernel.
+//! [`KernelBackend`] is the [`control::Backend`]; [`host`] tells what the kernel says about itself; [`sys`]
+//! wraps the system calls and is the only place with unsafe code; [`testing`] is what tests of other crates
+//! need to ask the kernel.
 
+mod backend;
+pub mod host;
 pub mod sys;
 pub mod testing;
+
+pub use backend::{KernelBackend, KernelObject};

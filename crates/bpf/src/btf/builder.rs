@@ -18,6 +18,19 @@ impl Default for BtfBuilder {
     }
 }
 
+impl From<&Btf> for BtfBuilder {
+    /// Starts with the types and names of a graph, under the same numbers.
+    fn from(btf: &Btf) -> Self {
+        let mut interned = BTreeMap::new();
+        let mut start = 0;
+        for text in btf.strings.split_terminator('\0') {
+            interned.entry(text.to_owned()).or_insert(Name(start));
+            start += text.len() as u32 + 1;
+        }
+        Self { types: btf.types.clone(), strings: btf.strings.clone(), interned }
+    }
+}
+
 impl BtfBuilder {
     /// The place of a text in the string table.
     pub fn name(&mut self, text: &str) -> Name {

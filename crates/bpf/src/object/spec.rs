@@ -9,11 +9,12 @@ use uapi::bpf::MapType;
 
 use crate::btf::{Btf, TypeId};
 use crate::insn::Insn;
+use crate::maps::MapDef;
 
 use super::error::Problem;
 
 /// An object file, parsed, with its relocations applied.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ObjectSpec {
     /// File name without directories.
     pub name: String,
@@ -82,6 +83,21 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
+    /// What a backend creates: the part without contents and types.
+    #[must_use]
+    pub fn def(&self) -> MapDef {
+        MapDef {
+            name: self.name.clone(),
+            map_type: self.map_type,
+            key_size: self.key_size,
+            value_size: self.value_size,
+            max_entries: self.max_entries,
+            map_flags: self.map_flags,
+            map_extra: self.map_extra,
+            inner: self.inner.as_ref().map(|inner| Box::new(inner.def())),
+        }
+    }
+
     /// The name that the kernel shows: libbpf puts the object's name before a data section's, and 15 bytes
     /// fit.
     #[doc(alias = "internal_map_name")]
