@@ -122,6 +122,7 @@ out:
 int main(int argc, char **argv)
 {
 	libbpf_set_print(keep);
+	printf("libbpf %u.%u\n", libbpf_major_version(), libbpf_minor_version());
 	for (int i = 1; i < argc; i++)
 		print_object(argv[i], getenv("ORACLE_BTF"), getenv("ORACLE_KCONFIG"));
 	return 0;

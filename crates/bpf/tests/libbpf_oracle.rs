@@ -36,7 +36,12 @@ fn root_libbpf_makes_the_same_of_every_object() {
     assert!(!objects.is_empty());
     let mut compared = 0;
     let mut failures = Vec::new();
-    for (path, expected) in objects.iter().zip(ask(&oracle, &objects)) {
+    let (version, answers) = ask(&oracle, &objects);
+    for (path, expected) in objects.iter().zip(answers) {
+        if path.ends_with("newer.o") && version < (1, 3) {
+            println!("newer.o: not compared, libbpf is {}.{}", version.0, version.1);
+            continue;
+        }
         match compare(path, &expected, &target) {
             Ok(programs) => compared += programs,
             Err(why) => failures.push(format!("{}: {why}", path.display())),
@@ -59,13 +64,20 @@ fn build_oracle() -> Option<PathBuf> {
     (is_root && built.is_ok_and(|s| s.success())).then_some(out)
 }
 
-fn ask(oracle: &Path, objects: &[PathBuf]) -> Vec<Expected> {
+/// libbpf's version and what it makes of each object.
+fn ask(oracle: &Path, objects: &[PathBuf]) -> ((u32, u32), Vec<Expected>) {
     let output = Command::new(oracle).args(objects).output().expect("the oracle runs");
     let text = String::from_utf8(output.stdout).expect("text");
     let mut all: Vec<Expected> = Vec::new();
     let mut program = String::new();
+    let mut version = (0, 0);
     for line in text.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if word == "libbpf" {
+            let (major, minor) = rest.split_once('.').expect("a version");
+            version = (major.parse().expect("major"), minor.parse().expect("minor"));
+            continue;
+        }
         if word == "object" {
             all.push(Expected::default());
             continue;
@@ -83,7 +95,7 @@ fn ask(oracle: &Path, objects: &[PathBuf]) -> Vec<Expected> {
         }
     }
     assert_eq!(all.len(), objects.len(), "the oracle stopped: {}", String::from_utf8_lossy(&output.stderr));
-    all
+    (version, all)
 }
 
 /// The number of programs that agree, or the first difference.
@@ -92,9 +104,12 @@ fn compare(path: &Path, expected: &Expected, target: &Target) -> Result<usize, S
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let spec = ObjectSpec::parse(&bytes, name, target);
     if let Some(refused) = &expected.refused {
-        // What libbpf cannot load, the loader may load (legacy maps), but not silently otherwise.
+        // Legacy maps, and static functions beside entry programs, are beyond libbpf.
+        if !name.starts_with("legacy") && name != "sections.o" {
+            return Err(format!("libbpf refuses it ({refused}); the loader: {}", verdict(&spec)));
+        }
         println!("{name}: libbpf refuses it ({refused}); the loader: {}", verdict(&spec));
-        return Ok(0);
+        return spec.map(|_| 0).map_err(|e| e.to_string());
     }
     let spec = spec.map_err(|e| format!("libbpf loads it, the loader does not: {e}"))?;
     let maps: Vec<_> = spec.maps.iter().map(|m| describe_map(m, &spec.name)).collect();
@@ -152,8 +167,8 @@ fn compare_insns(p: &ProgramSpec, expected: &[String], target: &Target) -> Resul
     if p.insns.len() != expected.len() {
         return Err(format!("{} instructions, libbpf has {}", p.insns.len(), expected.len()));
     }
-    for (i, (insn, expected)) in p.insns.iter().zip(expected).enumerate() {
-        let ours = hex(resolve(p, *insn, target));
+    for (i, (insn, expected)) in resolve(p, target).iter().zip(expected).enumerate() {
+        let ours = hex(*insn);
         // libbpf before 1.3 left the call of an absent weak kfunc as a call of kfunc 0.
         let is_absent = insn.is_helper_call() && (POISON_KFUNC..POISON_KFUNC + 1000).contains(&insn.imm);
         let absent = ["8520000000000000", &hex(Insn::new(BPF_JMP | BPF_CALL, 0, 0, 0, insn.imm))[..8]];
@@ -167,19 +182,40 @@ fn compare_insns(p: &ProgramSpec, expected: &[String], target: &Target) -> Resul
     Ok(())
 }
 
-/// Replaces positions of kernel symbols by their numbers in the kernel's BTF.
-fn resolve(p: &ProgramSpec, insn: Insn, target: &Target) -> Insn {
+/// The instructions with positions of kernel symbols replaced by what libbpf writes: numbers in the kernel's
+/// BTF, addresses of symbols without a type.
+fn resolve(p: &ProgramSpec, target: &Target) -> Vec<Insn> {
     let btf = target.btf.as_ref().expect("a kernel");
     let id = |name: &str, kind| btf.find(name, kind).map_or(0, |id| id.0 as i32);
-    if insn.is_kfunc_call() {
-        return Insn { imm: id(&p.kfuncs[insn.imm as usize].name, BtfKind::Func), ..insn };
-    }
-    if insn.is_ld_imm64() && insn.src == BPF_PSEUDO_BTF_ID {
+    let mut insns = p.insns.clone();
+    for i in 0..insns.len() {
+        let insn = insns[i];
+        if insn.is_kfunc_call() {
+            insns[i].imm = id(&p.kfuncs[insn.imm as usize].name, BtfKind::Func);
+        }
+        if !insn.is_ld_imm64() || insn.src != BPF_PSEUDO_BTF_ID {
+            continue;
+        }
         let symbol = &p.ksyms[insn.imm as usize];
-        let kind = if symbol.is_func { BtfKind::Func } else { BtfKind::Var };
-        return Insn { imm: id(&symbol.name, kind), ..insn };
+        match symbol.btf {
+            Some(_) if symbol.is_func => insns[i].imm = id(&symbol.name, BtfKind::Func),
+            Some(_) => insns[i].imm = id(&symbol.name, BtfKind::Var),
+            None => {
+                let address = address_of(&symbol.name);
+                (insns[i].src, insns[i].imm) = (0, address as i32);
+                insns[i + 1].imm = (address >> 32) as i32;
+            }
+        }
     }
-    insn
+    insns
+}
+
+/// The address of a kernel symbol; 0 if there is none.
+fn address_of(name: &str) -> u64 {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let found = symbols.lines().find(|l| l.split_whitespace().nth(2) == Some(name));
+    let address = found.and_then(|l| l.split_whitespace().next());
+    address.map_or(0, |hex| u64::from_str_radix(hex, 16).expect("an address"))
 }
 
 fn hex(insn: Insn) -> String {
