@@ -1,5 +1,8 @@
 //! One host, in user space: its network tables, its clock, and the programs that run on it.
 
+pub mod host;
 pub mod net;
+pub mod test_run;
 
+pub use host::SeededHost;
 pub use net::{NetConfig, NetError, NetTables};

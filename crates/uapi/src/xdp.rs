@@ -61,6 +61,11 @@ pub const ETH_HLEN: usize = 14;
 /// Largest metadata, bytes: a multiple of 4 that fits the kernel's 8-bit length.
 pub const XDP_META_MAX: usize = 252;
 
+/// `bpf_redirect_map`: to every entry of the devmap.
+pub const BPF_F_BROADCAST: u64 = 1 << 3;
+/// `bpf_redirect_map` with [`BPF_F_BROADCAST`]: but not to the device that the packet came in on.
+pub const BPF_F_EXCLUDE_INGRESS: u64 = 1 << 4;
+
 /// `expected_attach_type` of a program that runs when a devmap transmits.
 pub const BPF_XDP_DEVMAP: u32 = 33;
 /// `expected_attach_type` of a program that runs in a cpumap's thread.
