@@ -47,12 +47,20 @@ static void print_maps(const struct bpf_object *obj)
 {
 	const struct bpf_map *map;
 
-	bpf_object__for_each_map(map, obj)
+	bpf_object__for_each_map(map, obj) {
+		size_t size = 0;
+		const unsigned char *value = bpf_map__initial_value((struct bpf_map *)map, &size);
+
 		printf("map %s type=%u key=%u value=%u entries=%u flags=%#x extra=%llu numa=%u btf=%u,%u\n",
 		       bpf_map__name(map), bpf_map__type(map), bpf_map__key_size(map),
 		       bpf_map__value_size(map), bpf_map__max_entries(map), bpf_map__map_flags(map),
 		       (unsigned long long)bpf_map__map_extra(map), bpf_map__numa_node(map),
 		       bpf_map__btf_key_type_id(map), bpf_map__btf_value_type_id(map));
+		printf("value ");
+		for (size_t i = 0; value && i < size; i++)
+			printf("%02x", value[i]);
+		printf("\n");
+	}
 }
 
 static void print_program(const struct bpf_object *obj, const struct bpf_program *prog)

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use bpf::Insn;
 use bpf::btf::BtfKind;
-use bpf::object::{ObjectSpec, POISON_KFUNC, ProgramSpec, Target};
+use bpf::object::{MapContents, ObjectSpec, POISON_KFUNC, ProgramSpec, Target};
 use uapi::bpf::*;
 
 /// What libbpf made of one object.
@@ -19,6 +19,8 @@ use uapi::bpf::*;
 struct Expected {
     refused: Option<String>,
     maps: Vec<String>,
+    /// Contents of data sections, empty for other maps.
+    values: Vec<String>,
     /// Attributes and instructions by function name.
     programs: BTreeMap<String, (String, Vec<String>)>,
 }
@@ -86,6 +88,7 @@ fn ask(oracle: &Path, objects: &[PathBuf]) -> ((u32, u32), Vec<Expected>) {
         match word {
             "refused" => now.refused = Some(rest.to_owned()),
             "map" => now.maps.push(rest.to_owned()),
+            "value" => now.values.push(rest.to_owned()),
             "program" => {
                 let (name, attributes) = rest.split_once(' ').expect("attributes");
                 name.clone_into(&mut program);
@@ -116,6 +119,16 @@ fn compare(path: &Path, expected: &Expected, target: &Target) -> Result<usize, S
     let expected_maps: Vec<_> = expected.maps.iter().map(|m| without_types(m)).collect();
     if maps != expected_maps {
         return Err(format!("maps\n  loader {maps:#?}\n  libbpf {expected_maps:#?}"));
+    }
+    // libbpf forgets what user space cannot map once the kernel has it.
+    for (map, expected) in spec.maps.iter().zip(&expected.values).filter(|(_, e)| !e.is_empty()) {
+        let value = match &map.contents {
+            MapContents::Data(data) => data.iter().map(|b| format!("{b:02x}")).collect(),
+            _ => "00".repeat(expected.len() / 2),
+        };
+        if value != *expected {
+            return Err(format!("{}: loader {value}, libbpf {expected}", map.name));
+        }
     }
     for (name, (attributes, insns)) in &expected.programs {
         let program = spec.program(Some(name)).map_err(|e| e.to_string())?;

@@ -46,7 +46,9 @@ pub(crate) fn running_kernel() -> Option<Target> {
     let kernel_version = (number() << 16) + (number() << 8) + number();
     let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok()?;
     let last = possible.trim().rsplit(['-', ',']).next().and_then(|n| n.parse::<u32>().ok());
-    let kconfig = Kconfig { text, kernel_version, has_bpf_cookie: true, has_syscall_wrapper: true };
+    // libbpf looks for the wrapper with a kprobe.
+    let has_syscall_wrapper = Path::new("/sys/bus/event_source/devices/kprobe/type").exists();
+    let kconfig = Kconfig { text, kernel_version, has_bpf_cookie: true, has_syscall_wrapper };
     Some(Target {
         functions: Symbols::Btf,
         variables: Symbols::Btf,

@@ -65,3 +65,68 @@ fn kernel_knows_functions_lines_and_map_types_of_our_programs() {
         assert!(typed.count() > 0);
     }
 }
+
+/// An object of the loader's tests.
+fn parse_feature(name: &str) -> ObjectSpec {
+    parse(&format!("../testdata/objects/{name}.o"))
+}
+
+#[test]
+fn kernel_takes_every_feature_of_objects() {
+    crate::needs_kernel!();
+    let files = [
+        "calls",
+        "core_relo",
+        "data",
+        "kconfig",
+        "ksyms",
+        "legacy",
+        "legacy_iproute2",
+        "maps",
+        "newer",
+        "sections",
+    ];
+    for file in files {
+        let spec = parse_feature(file);
+        for program in &spec.programs {
+            let loaded = match load(&spec, &[program.name.as_str()], false) {
+                Ok(loaded) => loaded,
+                // A CO-RE relocation without a target that is reached.
+                Err(e) if program.name == "wrong_size" => {
+                    assert!(e.to_string().contains("195896080"), "{e}");
+                    continue;
+                }
+                Err(e) => panic!("{file} {}: {e}", program.name),
+            };
+            assert!(
+                loaded.warnings().iter().all(|w| w.contains("pinned")),
+                "{file}: {:?}",
+                loaded.warnings()
+            );
+            let info = loaded.prog(&program.name).unwrap().info().unwrap();
+            assert_eq!(info.nr_func_info as usize, program.subprogs.len(), "{file} {}", program.name);
+            // The kernel forgets the lines of code that is never reached.
+            let lines = info.nr_line_info as usize;
+            assert!(lines > 0 && lines <= program.line_info.len(), "{file} {}: {lines}", program.name);
+        }
+    }
+}
+
+#[test]
+fn kernel_finds_what_an_object_puts_into_its_maps() {
+    crate::needs_kernel!();
+    let spec = parse_feature("maps");
+    let loaded = load(&spec, &["uses_all", "tail_one", "tail_two"], false).unwrap();
+    let index = |name: &str| spec.map(name).unwrap().0;
+    let id = |map: usize| loaded.maps()[map].id.to_le_bytes().to_vec();
+    let at = |map: &str, key: u32| loaded.map_lookup(index(map), &key.to_le_bytes());
+    assert_eq!(at("outer_array", 1).unwrap(), id(index("inner_a")));
+    assert_eq!(at("outer_array", 5).unwrap(), id(index("inner_b")));
+    assert_eq!(at("outer_array", 0), Err(Errno::ENOENT));
+    let prog = |name: &str| loaded.prog(name).unwrap().info().unwrap().id.to_le_bytes().to_vec();
+    assert_eq!(at("programs", 0).unwrap(), prog("tail_one"));
+    assert_eq!(at("programs", 3).unwrap(), prog("tail_two"));
+
+    let mut ksyms = load(&parse_feature("ksyms"), &["ksyms"], false).unwrap();
+    assert_eq!(ksyms.test_run("ksyms", &udp()).unwrap().retval, 2);
+}
