@@ -46,7 +46,7 @@ impl Chunk {
 /// Something whose drop waits for the readers of its time.
 type Garbage = (Stamp, Box<dyn Send>);
 
-/// A set of readers and the epoch that they share. Everyone uses [`pin`]; this is public for models of it.
+/// A set of readers and the epoch that they share. There is one, see [`domain`].
 pub struct Domain {
     epoch: CachePadded<AtomicU64>,
     first: Chunk,
@@ -67,16 +67,10 @@ pub struct Guard<'d> {
     slot: &'d AtomicU64,
 }
 
-impl Default for Domain {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Domain {
-    /// A domain without readers.
-    #[must_use]
-    pub fn new() -> Self {
+    /// A domain without readers. Not public: that every `Guard<'static>` is of the process's domain is what
+    /// makes [`crate::RcuArray`] sound.
+    pub(crate) fn new() -> Self {
         Self {
             epoch: CachePadded(AtomicU64::new(1)),
             first: Chunk::new(),

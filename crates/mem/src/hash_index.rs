@@ -118,6 +118,18 @@ impl HashIndex {
         IndexLayout { base: self.buckets.as_ptr() as u64, mask: self.main as u64 - 1 }
     }
 
+    /// Whether a chain has no entries now.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such chain.
+    #[must_use]
+    pub fn is_chain_empty(&self, chain: u32) -> bool {
+        assert!((chain as usize) < self.main, "chain {chain} of {}", self.main);
+        let head = &self.buckets[chain as usize];
+        head.next.load(Relaxed) == 0 && head.tags.iter().all(|t| t.load(Relaxed) == 0)
+    }
+
     #[inline]
     fn head(&self, hash: u64) -> &Bucket {
         &self.buckets[hash as usize & (self.main - 1)]

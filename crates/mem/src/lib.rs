@@ -21,7 +21,7 @@ mod zeroed;
 pub use code::{CodeBuffer, CodePages};
 pub use frame::Frame;
 pub use hash_index::{BUCKET_ENTRIES, Chain, HashIndex, IndexLayout, Position};
-pub use pool::{ElementPool, SPARES_PER_CPU, Taken};
+pub use pool::{ElementPool, Taken};
 #[cfg(not(loom))]
 pub use rcu::RcuArray;
 pub use shared::SharedSlice;

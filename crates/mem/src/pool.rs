@@ -6,9 +6,15 @@ use crate::epoch::{Domain, Stamp};
 use crate::sync::atomic::{AtomicU32, Ordering::*};
 use crate::{CachePadded, SpinLock};
 
-/// Elements beyond a map's capacity, per CPU. An update of a key that exists takes one and gives the old
-/// element back; it comes free again when the poll is over, and a poll has 64 packets.
-pub const SPARES_PER_CPU: u32 = 128;
+/// Elements beyond a map's capacity, at least, per CPU. An update of a key that exists takes one and gives
+/// the old element back; it comes free again when the poll is over, and a poll has 64 packets.
+const MIN_SURPLUS_PER_CPU: u32 = 128;
+
+/// Elements beyond a map's capacity at most, and bytes for them at most. They are only touched when readers
+/// lag behind: one that loses its processor for some milliseconds while others update millions of times a
+/// second still finds all as it was.
+const MAX_SURPLUS: u32 = 1 << 16;
+const MAX_SURPLUS_BYTES: u64 = 32 << 20;
 
 /// Retired elements that a CPU lets come together before it looks whether readers are done with them.
 const SCAN_EVERY: u32 = 64;
@@ -23,7 +29,7 @@ pub struct Taken {
     pub seen: bool,
 }
 
-/// Free elements, numbered `0..capacity + spares`.
+/// Free elements, numbered `0..capacity + surplus`.
 ///
 /// *Capacity* is counted in tokens, apart from elements: who adds a key takes a token and an element, who
 /// replaces a value takes an element alone. So a full map is full to the entry, as in the kernel, however
@@ -55,26 +61,32 @@ struct Local {
 }
 
 impl ElementPool {
-    /// A pool with room for `capacity` keys.
+    /// A pool with room for `capacity` keys and elements of this many bytes; `None` if they cannot be counted
+    /// in 32 bits.
     ///
     /// # Panics
     ///
-    /// If `cpus` is 0 or the elements cannot be counted in 32 bits.
+    /// If `cpus` is 0.
     #[must_use]
-    pub fn new(capacity: u32, cpus: u32) -> Self {
+    pub fn new(capacity: u32, bytes: usize, cpus: u32) -> Option<Self> {
         assert!(cpus > 0, "there is at least one CPU");
-        let total = Self::elements(capacity, cpus).expect("elements are counted in 32 bits");
+        let most = (MAX_SURPLUS_BYTES / bytes.max(1) as u64).min(MAX_SURPLUS.into()) as u32;
+        Self::with_surplus(capacity, most.max(MIN_SURPLUS_PER_CPU.checked_mul(cpus)?), cpus)
+    }
+
+    fn with_surplus(capacity: u32, surplus: u32, cpus: u32) -> Option<Self> {
+        let total = capacity.checked_add(surplus)?;
         let share = |cpu| capacity / cpus + u32::from(cpu < capacity % cpus);
         let cpus = (0..cpus)
             .map(|cpu| CachePadded(SpinLock::new(Local { tokens: share(cpu), ..Local::default() })))
             .collect();
-        Self { cpus, fresh: AtomicU32::new(0), total }
+        Some(Self { cpus, fresh: AtomicU32::new(0), total })
     }
 
-    /// Elements that a slab for such a pool must have.
+    /// Elements that the slab of this pool must have.
     #[must_use]
-    pub fn elements(capacity: u32, cpus: u32) -> Option<u32> {
-        capacity.checked_add(SPARES_PER_CPU.checked_mul(cpus)?)
+    pub fn elements(&self) -> u32 {
+        self.total
     }
 
     fn local(&self, cpu: u32) -> &SpinLock<Local> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering::*};
 
 use crate::epoch::{Guard, defer_drop};
+use crate::zeroed::zeroed;
 
 /// A fixed number of slots, each empty or holding an `Arc<T>`.
 ///
@@ -23,10 +24,7 @@ impl<T: Send + Sync + 'static> RcuArray<T> {
     /// Empty slots; `None` if there is not that much memory.
     #[must_use]
     pub fn new(len: usize) -> Option<Self> {
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(len).ok()?;
-        slots.resize_with(len, || AtomicPtr::new(ptr::null_mut()));
-        Some(Self { slots: slots.into_boxed_slice() })
+        Some(Self { slots: zeroed(len)? })
     }
 
     /// Number of slots.

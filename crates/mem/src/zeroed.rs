@@ -4,7 +4,7 @@
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::ptr::{NonNull, slice_from_raw_parts_mut};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 
 /// A type for which all bits zero is a value.
 ///
@@ -19,6 +19,9 @@ unsafe impl ZeroIsValid for AtomicU8 {}
 unsafe impl ZeroIsValid for AtomicU32 {}
 // SAFETY: zero is a number.
 unsafe impl ZeroIsValid for AtomicU64 {}
+
+// SAFETY: zero is the null pointer.
+unsafe impl<T> ZeroIsValid for AtomicPtr<T> {}
 
 /// `len` zeroes; `None` if there is not that much memory.
 pub(crate) fn zeroed<T: ZeroIsValid>(len: usize) -> Option<Box<[T]>> {

@@ -10,7 +10,7 @@ fn take_all(pool: &ElementPool, domain: &Domain, n: u32) -> HashSet<u32> {
 
 #[test]
 fn tokens_are_counted_to_the_entry_and_stolen() {
-    let pool = ElementPool::new(7, 3);
+    let pool = ElementPool::with_surplus(7, 128 * 3, 3).unwrap();
     for cpu in [0, 0, 0, 0, 1, 2, 2] {
         assert!(pool.take_token(cpu));
     }
@@ -22,16 +22,16 @@ fn tokens_are_counted_to_the_entry_and_stolen() {
 
 #[test]
 fn there_are_as_many_elements_as_promised() {
-    let (pool, domain) = (ElementPool::new(10, 2), Domain::new());
-    let n = ElementPool::elements(10, 2).unwrap();
+    let (pool, domain) = (ElementPool::with_surplus(10, 128 * 2, 2).unwrap(), Domain::new());
+    let n = pool.elements();
     let all = take_all(&pool, &domain, n);
     assert!(all.iter().all(|i| *i < n));
 }
 
 #[test]
 fn a_reader_keeps_its_elements_until_the_surplus_is_used_up() {
-    let (pool, domain) = (ElementPool::new(1, 1), Domain::new());
-    let total = ElementPool::elements(1, 1).unwrap();
+    let (pool, domain) = (ElementPool::with_surplus(1, 128, 1).unwrap(), Domain::new());
+    let total = pool.elements();
     let guard = domain.pin();
     // One element is in the map, the others are retired one after the other while the reader looks on.
     let mut live = pool.take(0, &domain).index;
@@ -50,7 +50,7 @@ fn a_reader_keeps_its_elements_until_the_surplus_is_used_up() {
 
 #[test]
 fn elements_come_back_after_a_quiescent_state() {
-    let (pool, domain) = (ElementPool::new(1000, 1), Domain::new());
+    let (pool, domain) = (ElementPool::with_surplus(1000, 128, 1).unwrap(), Domain::new());
     let mut guard = domain.pin();
     let mut used = HashSet::new();
     let mut live = pool.take(0, &domain).index;
@@ -69,8 +69,8 @@ fn elements_come_back_after_a_quiescent_state() {
 
 #[test]
 fn put_back_is_given_out_again() {
-    let (pool, domain) = (ElementPool::new(1, 1), Domain::new());
-    let total = ElementPool::elements(1, 1).unwrap();
+    let (pool, domain) = (ElementPool::with_surplus(1, 128, 1).unwrap(), Domain::new());
+    let total = pool.elements();
     let all = take_all(&pool, &domain, total);
     assert_eq!(all.len(), total as usize);
     pool.put_back(0, Taken { index: 5, seen: false });
@@ -79,8 +79,8 @@ fn put_back_is_given_out_again() {
 
 #[test]
 fn threads_never_hold_the_same_element() {
-    let (pool, domain) = (ElementPool::new(8, 4), Domain::new());
-    let total = ElementPool::elements(8, 4).unwrap() as usize;
+    let (pool, domain) = (ElementPool::with_surplus(8, 128 * 4, 4).unwrap(), Domain::new());
+    let total = pool.elements() as usize;
     let held: Vec<AtomicU32> = (0..total).map(|_| AtomicU32::new(0)).collect();
     std::thread::scope(|s| {
         for cpu in 0..4 {

@@ -8,7 +8,7 @@ use uapi::bpf::MapType;
 use super::*;
 use crate::host::Clock;
 use crate::insn::Insn;
-use crate::maps::MapDef;
+use crate::maps::{MapContext, MapDef};
 use crate::object::ProgramSpec;
 use crate::vm::{FaultKind, Symbols};
 
@@ -27,17 +27,8 @@ impl Host for NoHost {
 }
 
 fn map(id: u32) -> Arc<Map> {
-    let def = MapDef {
-        name: "m".into(),
-        map_type: MapType::Array,
-        key_size: 4,
-        value_size: 8,
-        max_entries: 1,
-        map_flags: 0,
-        map_extra: 0,
-        inner: None,
-    };
-    Arc::new(Map::create(def, id).unwrap())
+    let cx = MapContext { id, ..MapContext::default() };
+    Map::create(MapDef::new(MapType::Array, 4, 8, 1), &cx).unwrap()
 }
 
 fn program(maps: &[Arc<Map>]) -> Arc<Program> {

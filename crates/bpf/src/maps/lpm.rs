@@ -1,0 +1,440 @@
+//! [`LpmTrie`]: `BPF_MAP_TYPE_LPM_TRIE`, longest prefix match.
+//!
+//! A path-compressed binary trie, as the kernel's: a node is a prefix that was inserted, or one where two
+//! inserted ones part (*intermediate*, always with two children). Writers work under a lock and exchange
+//! nodes rather than change them; readers take none.
+
+use std::sync::atomic::{AtomicU32, Ordering::*, fence};
+
+use mem::epoch;
+use mem::{ElementPool, SharedSlice, Slab, SpinLock, Taken};
+use uapi::Errno;
+use uapi::bpf::*;
+
+use super::{Bytes, CreateError, Guard, MapContext, MapDef, round8};
+
+/// Offsets in a node: bits of its prefix, whether it is intermediate, its two children (a node's number plus
+/// 1, 0 for none), the prefix.
+const OFF_PREFIXLEN: usize = 0;
+const OFF_INTERMEDIATE: usize = 4;
+const OFF_CHILD: [usize; 2] = [8, 12];
+const OFF_DATA: usize = 16;
+
+/// Bytes before the prefix in a key.
+const KEY_HEAD: usize = 4;
+
+/// Kernel: `kernel/bpf/lpm_trie.c struct lpm_trie, v6.18`
+#[doc(alias = "lpm_trie")]
+#[derive(Debug)]
+pub(super) struct LpmTrie {
+    nodes: Slab,
+    pool: ElementPool,
+    /// Number of the root plus 1, 0 in an empty trie.
+    root: AtomicU32,
+    /// Odd while a node is written that readers may still see.
+    rewrites: AtomicU32,
+    /// Entries; also the lock of all writers.
+    entries: SpinLock<u32>,
+    max_entries: u32,
+    data_size: usize,
+    value_size: usize,
+    off_value: usize,
+}
+
+/// A key, taken apart.
+#[derive(Clone, Copy)]
+struct Prefix<'a> {
+    len: u32,
+    data: &'a [u8],
+}
+
+/// Where the number of a node stands: the root, or a child of a node.
+#[derive(Clone, Copy)]
+enum Place {
+    Root,
+    Child(u32, usize),
+}
+
+/// Where a walk along a key ended.
+struct Walk {
+    place: Place,
+    node: Option<u32>,
+    matched: u32,
+    /// The node above, and where it stands.
+    parent: Option<(u32, Place)>,
+}
+
+impl LpmTrie {
+    pub(super) fn new(def: &MapDef, cx: &MapContext) -> Result<Self, CreateError> {
+        let data_size = def.key_size as usize - KEY_HEAD;
+        let off_value = OFF_DATA + data_size.next_multiple_of(8);
+        let stride = off_value + round8(def.value_size);
+        // Two nodes per entry at most. A trie is not preallocated: one that is larger than memory can be
+        // created, and says ENOMEM only when it is full.
+        let fits = u32::try_from(cx.memory_limit / stride as u64).unwrap_or(u32::MAX / 2);
+        let capacity = def.max_entries.saturating_mul(2).saturating_add(2).min(fits).min(u32::MAX / 2);
+        let pool = ElementPool::new(capacity, stride, cx.cpus)
+            .ok_or_else(|| CreateError::new(Errno::ENOMEM, "too many nodes"))?;
+        Ok(Self {
+            nodes: super::slab_unchecked(pool.elements() as usize, stride, 64)?,
+            pool,
+            root: AtomicU32::new(0),
+            rewrites: AtomicU32::new(0),
+            entries: SpinLock::new(0),
+            max_entries: def.max_entries,
+            data_size,
+            value_size: def.value_size as usize,
+            off_value,
+        })
+    }
+
+    fn max_prefixlen(&self) -> u32 {
+        self.data_size as u32 * 8
+    }
+
+    fn prefix<'k>(&self, key: &'k [u8]) -> Option<Prefix<'k>> {
+        let (len, data) = key.split_first_chunk::<KEY_HEAD>()?;
+        let len = u32::from_le_bytes(*len);
+        (len <= self.max_prefixlen()).then_some(Prefix { len, data })
+    }
+
+    // --- nodes ---
+
+    fn node(&self, node: u32) -> SharedSlice<'_> {
+        self.nodes.slot(node as usize)
+    }
+
+    fn prefixlen(&self, node: u32) -> u32 {
+        self.node(node).read_u32(OFF_PREFIXLEN)
+    }
+
+    fn is_intermediate(&self, node: u32) -> bool {
+        self.node(node).read_u32(OFF_INTERMEDIATE) != 0
+    }
+
+    fn place(&self, place: Place) -> &AtomicU32 {
+        match place {
+            Place::Root => &self.root,
+            Place::Child(node, side) => {
+                self.node(node).atomic_u32(OFF_CHILD[side]).expect("nodes are aligned")
+            }
+        }
+    }
+
+    /// What stands at a place. A node that is being reused may name any node, but never none of the slab.
+    fn at(&self, place: Place) -> Option<u32> {
+        self.place(place).load(Acquire).checked_sub(1)
+    }
+
+    fn put(&self, place: Place, node: Option<u32>) {
+        self.place(place).store(node.map_or(0, |n| n + 1), Release);
+    }
+
+    fn child(&self, node: u32, side: usize) -> Option<u32> {
+        self.at(Place::Child(node, side))
+    }
+
+    fn value(&self, node: u32) -> SharedSlice<'_> {
+        self.node(node).get(self.off_value, self.value_size).expect("a value fits its node")
+    }
+
+    /// Bits that the prefixes of a node and of a key have in common.
+    ///
+    /// Kernel: `kernel/bpf/lpm_trie.c longest_prefix_match, v6.18`
+    #[inline]
+    fn matching(&self, node: u32, key: Prefix<'_>) -> u32 {
+        let stored = self.node(node);
+        let limit = stored.read_u32(OFF_PREFIXLEN).min(key.len);
+        let mut matched = 0;
+        for (i, part) in key.data.chunks(8).enumerate() {
+            let mut bytes = [0; 8];
+            bytes[..part.len()].copy_from_slice(part);
+            // Prefixes are in network order: the first bit is the highest.
+            let ours = stored.read_u64(OFF_DATA + i * 8);
+            let differ = (ours ^ u64::from_le_bytes(bytes)).swap_bytes();
+            matched += differ.leading_zeros();
+            if differ != 0 || matched >= limit {
+                break;
+            }
+        }
+        matched.min(limit)
+    }
+
+    fn bit_of_node(&self, node: u32, bit: u32) -> usize {
+        let byte = self.node(node).read_u8(OFF_DATA + bit as usize / 8);
+        usize::from(byte >> (7 - bit % 8) & 1)
+    }
+
+    // --- programs ---
+
+    pub(super) fn lookup<'g>(&'g self, _guard: &'g Guard, key: &[u8]) -> Option<SharedSlice<'g>> {
+        let key = self.prefix(key)?;
+        loop {
+            let before = self.rewrites.load(Acquire);
+            let found = self.find_longest(key);
+            fence(Acquire);
+            if before & 1 == 0 && self.rewrites.load(Relaxed) == before {
+                return found.map(|node| self.value(node));
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn find_longest(&self, key: Prefix<'_>) -> Option<u32> {
+        let mut found = None;
+        let mut place = Place::Root;
+        // A prefix grows with every step; the bound only matters when a node changes under our feet.
+        for _ in 0..=self.max_prefixlen() {
+            let Some(node) = self.at(place) else { break };
+            let matched = self.matching(node, key);
+            if matched == self.max_prefixlen() {
+                return Some(node);
+            }
+            let len = self.prefixlen(node);
+            if matched < len {
+                break;
+            }
+            if !self.is_intermediate(node) {
+                found = Some(node);
+            }
+            place = Place::Child(node, key.bit(len));
+        }
+        found
+    }
+
+    /// Kernel: `kernel/bpf/lpm_trie.c trie_update_elem, v6.18`
+    pub(super) fn update(&self, cpu: u32, key: &[u8], value: Bytes<'_>, flags: u64) -> Result<(), Errno> {
+        if flags > BPF_EXIST {
+            return Err(Errno::EINVAL);
+        }
+        let key = self.prefix(key).ok_or(Errno::EINVAL)?;
+        self.entries.with(|entries| {
+            let walk = self.walk(key, true);
+            let exact = walk.node.filter(|n| self.prefixlen(*n) == walk.matched);
+            match exact {
+                Some(node) if !self.is_intermediate(node) && flags == BPF_NOEXIST => {
+                    return Err(Errno::EEXIST);
+                }
+                Some(node) if !self.is_intermediate(node) => {}
+                _ if flags == BPF_EXIST => return Err(Errno::ENOENT),
+                _ if *entries == self.max_entries => return Err(Errno::ENOSPC),
+                _ => {}
+            }
+            let added = exact.is_none_or(|n| self.is_intermediate(n));
+            self.insert(cpu, key, value, &walk, exact)?;
+            *entries += u32::from(added);
+            Ok(())
+        })
+    }
+
+    fn insert(
+        &self,
+        cpu: u32,
+        key: Prefix<'_>,
+        value: Bytes<'_>,
+        walk: &Walk,
+        exact: Option<u32>,
+    ) -> Result<(), Errno> {
+        let fresh = self.take(cpu)?;
+        let children = match (exact, walk.node) {
+            (Some(old), _) => [self.child(old, 0), self.child(old, 1)],
+            (None, Some(below)) if walk.matched == key.len => {
+                let mut children = [None; 2];
+                children[self.bit_of_node(below, walk.matched)] = Some(below);
+                children
+            }
+            _ => [None; 2],
+        };
+        self.write(fresh, key.len, false, children, |node| {
+            node.copy_from(OFF_DATA, key.data);
+            let dst = node.get(self.off_value, self.value_size).expect("a value fits its node");
+            match value {
+                Bytes::Own(b) => dst.copy_from(0, &b[..self.value_size]),
+                Bytes::Shared(b) => dst.copy_from_shared(0, b),
+            }
+        });
+        match (exact, walk.node) {
+            (Some(old), _) => {
+                self.put(walk.place, Some(fresh.index));
+                self.pool.retire_with_token(cpu, old);
+            }
+            (None, Some(beside)) if walk.matched != key.len => {
+                let Ok(fork) = self.take(cpu) else {
+                    self.put_back(cpu, fresh);
+                    return Err(Errno::ENOMEM);
+                };
+                let side = key.bit(walk.matched);
+                let mut children = [Some(beside); 2];
+                children[side] = Some(fresh.index);
+                self.write(fork, walk.matched, true, children, |node| {
+                    let prefix = self.node(beside).get(OFF_DATA, self.data_size).expect("within the node");
+                    node.copy_from_shared(OFF_DATA, prefix);
+                });
+                self.put(walk.place, Some(fork.index));
+            }
+            _ => self.put(walk.place, Some(fresh.index)),
+        }
+        Ok(())
+    }
+
+    fn take(&self, cpu: u32) -> Result<Taken, Errno> {
+        if !self.pool.take_token(cpu) {
+            return Err(Errno::ENOMEM);
+        }
+        Ok(self.pool.take(cpu, epoch::domain()))
+    }
+
+    fn put_back(&self, cpu: u32, taken: Taken) {
+        self.pool.put_back(cpu, taken);
+        self.pool.give_token(cpu);
+    }
+
+    /// Writes a node that is not in the trie yet.
+    fn write(
+        &self,
+        taken: Taken,
+        prefixlen: u32,
+        intermediate: bool,
+        children: [Option<u32>; 2],
+        fill: impl FnOnce(SharedSlice<'_>),
+    ) {
+        if taken.seen {
+            // Writers are alone, so this is a plain count.
+            self.rewrites.fetch_add(1, Relaxed);
+            fence(Release);
+        }
+        let node = self.node(taken.index);
+        node.write_u32(OFF_PREFIXLEN, prefixlen);
+        node.write_u32(OFF_INTERMEDIATE, u32::from(intermediate));
+        for (side, child) in children.into_iter().enumerate() {
+            self.put(Place::Child(taken.index, side), child);
+        }
+        fill(node);
+        if taken.seen {
+            self.rewrites.fetch_add(1, Release);
+        }
+    }
+
+    /// Follows a key down. With `to_leaf` also through a node that has all bits that there are.
+    fn walk(&self, key: Prefix<'_>, to_insert: bool) -> Walk {
+        let mut walk = Walk { place: Place::Root, node: None, matched: 0, parent: None };
+        while let Some(node) = self.at(walk.place) {
+            walk.node = Some(node);
+            walk.matched = self.matching(node, key);
+            let len = self.prefixlen(node);
+            if len != walk.matched || len == key.len || (to_insert && len == self.max_prefixlen()) {
+                return walk;
+            }
+            walk.parent = Some((node, walk.place));
+            walk.place = Place::Child(node, key.bit(len));
+            walk.node = None;
+        }
+        walk
+    }
+
+    /// The node of exactly this prefix, if it was inserted.
+    fn find_exact(&self, key: Prefix<'_>) -> Option<Walk> {
+        let walk = self.walk(key, false);
+        let node = walk.node?;
+        let exact = self.prefixlen(node) == key.len && walk.matched == key.len;
+        (exact && !self.is_intermediate(node)).then_some(walk)
+    }
+
+    /// Kernel: `kernel/bpf/lpm_trie.c trie_delete_elem, v6.18`
+    pub(super) fn delete(&self, cpu: u32, key: &[u8]) -> Result<(), Errno> {
+        let key = self.prefix(key).ok_or(Errno::EINVAL)?;
+        self.entries.with(|entries| {
+            let walk = self.find_exact(key).ok_or(Errno::ENOENT)?;
+            let Some(node) = walk.node else { return Err(Errno::ENOENT) };
+            *entries -= 1;
+            match (self.child(node, 0), self.child(node, 1)) {
+                (Some(_), Some(_)) => self.node(node).write_u32(OFF_INTERMEDIATE, 1),
+                (None, None) => self.remove_leaf(cpu, node, &walk),
+                (one, other) => {
+                    self.put(walk.place, one.or(other));
+                    self.pool.retire_with_token(cpu, node);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes a node without children, and the fork above it that is none any more.
+    fn remove_leaf(&self, cpu: u32, node: u32, walk: &Walk) {
+        match walk.parent.filter(|(parent, _)| self.is_intermediate(*parent)) {
+            Some((fork, above)) => {
+                let sibling = if self.child(fork, 0) == Some(node) { 1 } else { 0 };
+                self.put(above, self.child(fork, sibling));
+                self.pool.retire_with_token(cpu, fork);
+            }
+            None => self.put(walk.place, None),
+        }
+        self.pool.retire_with_token(cpu, node);
+    }
+
+    // --- user space ---
+
+    pub(super) fn sys_lookup(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let guard = epoch::pin();
+        self.lookup(&guard, key).map(SharedSlice::to_vec)
+    }
+
+    fn key_of(&self, node: u32) -> Vec<u8> {
+        let mut key = self.prefixlen(node).to_le_bytes().to_vec();
+        key.resize(KEY_HEAD + self.data_size, 0);
+        self.node(node).copy_to(OFF_DATA, &mut key[KEY_HEAD..]);
+        key
+    }
+
+    /// The next key, more specific ones first.
+    ///
+    /// Kernel: `kernel/bpf/lpm_trie.c trie_get_next_key, v6.18`
+    pub(super) fn next_key(&self, key: Option<&[u8]>) -> Result<Vec<u8>, Errno> {
+        // Under the writers' lock: user space asks, so nothing hurries.
+        self.entries.with(|_| {
+            let root = self.at(Place::Root).ok_or(Errno::ENOENT)?;
+            let path = key.and_then(|k| self.prefix(k)).and_then(|k| self.path_to(root, k));
+            let next = match path {
+                None => Some(self.leftmost(root)),
+                Some(path) => self.after(&path),
+            };
+            next.map(|node| self.key_of(node)).ok_or(Errno::ENOENT)
+        })
+    }
+
+    /// The nodes from the root to the one of a prefix.
+    fn path_to(&self, root: u32, key: Prefix<'_>) -> Option<Vec<u32>> {
+        let target = self.find_exact(key)?.node?;
+        let mut path = vec![root];
+        while let Some(last) = path.last().copied().filter(|n| *n != target) {
+            path.push(self.child(last, key.bit(self.prefixlen(last)))?);
+        }
+        Some(path)
+    }
+
+    /// The node that follows the last one of a path in postorder.
+    fn after(&self, path: &[u32]) -> Option<u32> {
+        path.windows(2).rev().find_map(|pair| {
+            let (parent, node) = (pair[0], pair[1]);
+            let right = self.child(parent, 1);
+            match right {
+                Some(right) if self.child(parent, 0) == Some(node) => Some(self.leftmost(right)),
+                _ => (!self.is_intermediate(parent)).then_some(parent),
+            }
+        })
+    }
+
+    /// The first node in postorder of a subtrie.
+    fn leftmost(&self, mut node: u32) -> u32 {
+        while let Some(below) = self.child(node, 0).or_else(|| self.child(node, 1)) {
+            node = below;
+        }
+        node
+    }
+}
+
+impl Prefix<'_> {
+    fn bit(self, bit: u32) -> usize {
+        usize::from(self.data[bit as usize / 8] >> (7 - bit % 8) & 1)
+    }
+}
