@@ -101,7 +101,7 @@ static __noinline __be16 new_mapping(const struct endpoint *source)
 	__u32 ports = 65536 - first_port;
 	struct endpoint public = { .addr = public_addr, .proto = source->proto };
 	struct inside inside = { .endpoint = *source };
-	struct public_port mapping = {};
+	struct public_port mapping = { .packets = 1 };
 
 	for (int i = 0; i < PORT_TRIES; i++) {
 		struct public_port *winner;
