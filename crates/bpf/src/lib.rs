@@ -9,6 +9,7 @@ pub mod helpers;
 pub mod host;
 pub mod insn;
 pub mod jit;
+pub mod kfuncs;
 pub mod maps;
 pub mod object;
 pub mod redirect;

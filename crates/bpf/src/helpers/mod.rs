@@ -4,7 +4,9 @@
 //! reach the program's memory through [`Run`], whatever form its addresses have. Where a helper's answer
 //! is an error, it is the kernel's errno; a [`Fault`] is what a verified program never causes.
 
+mod bpf_loop;
 mod csum;
+mod dynptr;
 mod fib;
 mod mtu;
 mod packet;
@@ -14,11 +16,13 @@ mod string;
 mod syncookie;
 mod task;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod time;
 
 use uapi::Errno;
 use uapi::bpf::func;
+
+pub(crate) use dynptr::{Dynptr, DynptrKind};
 
 use crate::vm::{Fault, HelperFn, Run};
 
@@ -34,6 +38,10 @@ pub fn helper(id: i32) -> Option<HelperFn> {
     Some(match id {
         func::CHECK_MTU => mtu::check_mtu,
         func::CSUM_DIFF => csum::csum_diff,
+        func::DYNPTR_DATA => dynptr::dynptr_data,
+        func::DYNPTR_FROM_MEM => dynptr::dynptr_from_mem,
+        func::DYNPTR_READ => dynptr::dynptr_read,
+        func::DYNPTR_WRITE => dynptr::dynptr_write,
         func::FIB_LOOKUP => fib::fib_lookup,
         func::GET_CGROUP_CLASSID => task::get_cgroup_classid,
         func::GET_CURRENT_ANCESTOR_CGROUP_ID => task::get_current_ancestor_cgroup_id,
@@ -50,6 +58,7 @@ pub fn helper(id: i32) -> Option<HelperFn> {
         func::KTIME_GET_COARSE_NS => time::ktime_get_coarse_ns,
         func::KTIME_GET_NS => time::ktime_get_ns,
         func::KTIME_GET_TAI_NS => time::ktime_get_tai_ns,
+        func::LOOP => bpf_loop::bpf_loop,
         func::SKC_LOOKUP_TCP => sock::skc_lookup_tcp,
         func::SK_LOOKUP_TCP => sock::sk_lookup_tcp,
         func::SK_LOOKUP_UDP => sock::sk_lookup_udp,

@@ -1,8 +1,9 @@
 //! Helpers called as programs call them. The numbers are a 6.18 kernel's where a kernel was asked.
 
+mod dynptr;
 mod net;
 mod text;
-mod world;
+pub(crate) mod world;
 
 use uapi::Errno;
 use uapi::bpf::{HELPER_NAMES, func};

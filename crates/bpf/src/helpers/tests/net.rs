@@ -7,13 +7,9 @@ use uapi::Errno;
 use uapi::bpf::func;
 
 use super::EINVAL;
-use super::world::{World, call, with_run};
+use super::world::{World, call, give, with_run};
 use crate::host::*;
-use crate::vm::{RegionKind, Run};
-
-fn give(run: &mut Run<'_, '_>, bytes: &[u8]) -> u64 {
-    run.memory.own(RegionKind::Object("test"), bytes, true).expect("room")
-}
+use crate::vm::Run;
 
 fn device(ifindex: u32, mtu: u32) -> DeviceInfo {
     DeviceInfo { ifindex, name: [0; NAME_LEN], mtu, hard_header_len: 14, mac: [2; 6], rx_queues: 1 }

@@ -4,12 +4,7 @@ use uapi::Errno;
 use uapi::bpf::func;
 
 use super::EINVAL;
-use super::world::{World, call, with_run};
-use crate::vm::{RegionKind, Run};
-
-fn give(run: &mut Run<'_, '_>, bytes: &[u8]) -> u64 {
-    run.memory.own(RegionKind::Object("test"), bytes, true).expect("room")
-}
+use super::world::{World, call, give, with_run};
 
 #[test]
 fn numbers_are_read_and_errors_leave_zero() {

@@ -4,30 +4,30 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mem::{Frame, RxqInfo, XdpBuff};
+use mem::{Frag, Frame, RxqInfo, XdpBuff};
 use uapi::Errno;
 
 use crate::host::*;
 use crate::insn::Insn;
 use crate::object::ProgramSpec;
 use crate::redirect::RedirectInfo;
-use crate::vm::{Program, Run, Scratch, Symbols};
+use crate::vm::{Program, RegionKind, Run, Scratch, Symbols};
 
 const RXQ: RxqInfo = RxqInfo { ifindex: 1, queue_index: 0, mem_type: 0, frag_size: 4096 };
 
 /// A host of fixed answers.
 #[derive(Default)]
-pub(super) struct World {
-    pub(super) time_ns: u64,
-    pub(super) random: u32,
-    pub(super) cpu: u32,
-    pub(super) script: Vec<(i32, u64)>,
+pub(crate) struct World {
+    pub(crate) time_ns: u64,
+    pub(crate) random: u32,
+    pub(crate) cpu: u32,
+    pub(crate) script: Vec<(i32, u64)>,
     /// What the host was told.
-    pub(super) log: Rc<RefCell<Vec<String>>>,
-    pub(super) devices: Vec<DeviceInfo>,
-    pub(super) fib: Option<FibAnswer>,
-    pub(super) sockets: Vec<Arc<Socket>>,
-    pub(super) syncookies: SynCookiePolicy,
+    pub(crate) log: Rc<RefCell<Vec<String>>>,
+    pub(crate) devices: Vec<DeviceInfo>,
+    pub(crate) fib: Option<FibAnswer>,
+    pub(crate) sockets: Vec<Arc<Socket>>,
+    pub(crate) syncookies: SynCookiePolicy,
 }
 
 impl Host for World {
@@ -91,9 +91,9 @@ impl Host for World {
 }
 
 /// Runs a test as a helper of a program over a packet of `size` bytes, byte `i` being `i`.
-pub(super) fn with_run(size: usize, mut world: World, test: impl FnOnce(&mut Run<'_, '_>)) {
+pub(crate) fn with_run(size: usize, mut world: World, test: impl FnOnce(&mut Run<'_, '_>)) {
     let spec = ProgramSpec::bare("p", vec![Insn::new(0xb7, 0, 0, 0, 2), Insn::new(0x95, 0, 0, 0, 0)]);
-    let symbols = Symbols { helper: crate::helpers::helper, kfunc: |_| None };
+    let symbols = Symbols { helper: crate::helpers::helper, kfunc: crate::kfuncs::kfunc };
     let program = Arc::new(Program::link(&spec, 1, &[], symbols).expect("links"));
     let mut buff = XdpBuff::new(Frame::new(4096), 256, size, &RXQ).expect("fits");
     let bytes: Vec<u8> = (0..size).map(|i| i as u8).collect();
@@ -102,9 +102,32 @@ pub(super) fn with_run(size: usize, mut world: World, test: impl FnOnce(&mut Run
     test(&mut Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut world));
 }
 
+/// Gives the program memory.
+pub(crate) fn give(run: &mut Run<'_, '_>, bytes: &[u8]) -> u64 {
+    run.memory.own(RegionKind::Object("test"), bytes, true).expect("room")
+}
+
+/// Adds fragments of these sizes to the packet, whose bytes go on counting.
+pub(crate) fn add_frags(run: &mut Run<'_, '_>, sizes: &[u32]) {
+    run.with_buff(|buff| {
+        for size in sizes {
+            let (frame, at) = (Frame::new(4096), buff.buff_len());
+            (0..*size as usize).for_each(|i| frame.bytes().write_u8(i, (at + i) as u8));
+            buff.push_frag(Frag::new(frame, 0, *size).expect("fits")).expect("few");
+        }
+    });
+}
+
+/// Calls a kfunc, which does not fault.
+#[track_caller]
+pub(crate) fn kcall(run: &mut Run<'_, '_>, name: &str, args: [u64; 5]) -> u64 {
+    let kfunc = crate::kfuncs::kfunc(name).expect("a kfunc");
+    kfunc(run, args).unwrap_or_else(|fault| panic!("{name}: {fault}"))
+}
+
 /// Calls a helper, which does not fault.
 #[track_caller]
-pub(super) fn call(run: &mut Run<'_, '_>, id: i32, args: [u64; 5]) -> u64 {
+pub(crate) fn call(run: &mut Run<'_, '_>, id: i32, args: [u64; 5]) -> u64 {
     let helper = crate::helpers::helper(id).expect("a helper");
     helper(run, args).unwrap_or_else(|fault| panic!("helper {id}: {fault}"))
 }
