@@ -171,7 +171,7 @@ int types(struct xdp_md *ctx)
 	OUT(0) bpf_core_type_size(struct xdp_buff);
 	OUT(1) bpf_core_type_size(struct nobody_has_this);
 	OUT(2) bpf_core_type_size(netdev_features_t);
-	OUT(3) bpf_core_type_id_local(struct xdp_buff) != 0;
+	OUT(3) bpf_core_type_id_local(struct xdp_buff);
 	OUT(4) bpf_core_type_id_kernel(struct xdp_buff);
 	OUT(5) bpf_core_type_id_kernel(struct nobody_has_this);
 	OUT(6) bpf_core_type_matches(struct xdp_md___part);

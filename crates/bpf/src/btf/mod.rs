@@ -4,6 +4,7 @@
 //! `.BTF` section and relocates field accesses against a kernel's.
 
 mod builder;
+mod c_text;
 pub mod core;
 mod encode;
 mod ext;
