@@ -83,11 +83,11 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
-    /// What a backend creates: the part without contents and types.
+    /// What a backend creates: the part without contents and types. The name is cut to what fits.
     #[must_use]
     pub fn def(&self) -> MapDef {
         MapDef {
-            name: self.name.clone(),
+            name: self.name.chars().take(uapi::bpf::BPF_OBJ_NAME_LEN - 1).collect(),
             map_type: self.map_type,
             key_size: self.key_size,
             value_size: self.value_size,
@@ -307,8 +307,8 @@ impl ObjectSpec {
         self.maps.iter().enumerate().find(|(_, m)| m.name == name)
     }
 
-    /// Chooses a program by function name or section name; the only one (or the only one in an XDP
-    /// section) if no name is given.
+    /// Chooses a program by function name or section name; if no name is given, the only one, the only one
+    /// in an XDP section, or the only one of those that is for a device's receive hook.
     ///
     /// # Errors
     ///
@@ -321,7 +321,9 @@ impl ObjectSpec {
             unusable: self.unusable.iter().find(|p| wanted == Some(p.name.as_str())).cloned().map(Box::new),
         };
         let Some(name) = wanted else {
-            let mut xdp = self.programs.iter().filter(|p| p.section_kind == SectionKind::Xdp);
+            let for_devices =
+                |p: &&ProgramSpec| p.section_kind == SectionKind::Xdp && p.attach_type == AttachType::Xdp;
+            let mut xdp = self.programs.iter().filter(for_devices);
             return match (xdp.next(), xdp.next(), self.programs.as_slice()) {
                 (Some(only), None, _) | (None, _, [only]) => Ok(only),
                 _ => Err(error(None)),
