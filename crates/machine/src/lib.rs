@@ -1,8 +1,10 @@
 //! One host, in user space: its network tables, its clock, and the programs that run on it.
 
+pub mod backend;
 pub mod host;
 pub mod net;
 pub mod test_run;
 
+pub use backend::{EngineBackend, EngineObject};
 pub use host::SeededHost;
 pub use net::{NetConfig, NetError, NetTables};

@@ -391,6 +391,27 @@ impl SocketState {
     }
 }
 
+impl Device {
+    /// An Ethernet device that is up and forwards, without addresses.
+    #[must_use]
+    pub fn new(ifindex: u32, name: &str, rx_queues: u32) -> Self {
+        Self {
+            ifindex,
+            name: name.to_owned(),
+            mac: Mac::default(),
+            mtu: default_mtu(),
+            hard_header_len: default_hard_header_len(),
+            up: true,
+            forwarding: true,
+            forwarding6: true,
+            rx_queues,
+            addresses: Vec::new(),
+            vrf: None,
+            vrf_table: None,
+        }
+    }
+}
+
 fn default_mtu() -> u32 {
     1500
 }

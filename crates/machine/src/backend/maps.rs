@@ -1,0 +1,44 @@
+//! Creating the maps of an object.
+
+use std::sync::Arc;
+
+use bpf::maps::{Map, MapContext};
+use bpf::object::{MapContents, MapSpec, ObjectSpec};
+use control::LoadError;
+use uapi::Errno;
+use uapi::bpf::MapType;
+
+use super::EngineBackend;
+
+/// Creates all maps and fills the data sections.
+pub(super) fn create_all(backend: &mut EngineBackend, spec: &ObjectSpec) -> Result<Vec<Arc<Map>>, LoadError> {
+    spec.maps.iter().map(|map| create(backend, spec, map)).collect()
+}
+
+fn create(backend: &mut EngineBackend, spec: &ObjectSpec, map: &MapSpec) -> Result<Arc<Map>, LoadError> {
+    let refused = |errno, reason| LoadError::Map { map: map.name.clone(), errno, reason };
+    let cx = MapContext {
+        id: backend.new_id(),
+        cpus: backend.cpus,
+        seed: backend.seed,
+        memory_limit: backend.memory_limit,
+    };
+    let mut def = map.def();
+    def.name = map.kernel_name(&spec.name);
+    let created = Map::create(def, &cx).map_err(|e| refused(e.errno, e.to_string()))?;
+    if let MapContents::Data(bytes) = &map.contents {
+        let filled = created.open().update_elem(&0_u32.to_le_bytes(), bytes, 0);
+        filled.map_err(|errno| refused(errno, format!("its contents do not fit: {errno}")))?;
+    }
+    Ok(created)
+}
+
+/// Whether user space must put something into each slot before programs can send through the map.
+pub(super) fn is_perf(map: &Map) -> bool {
+    map.def().map_type == MapType::PerfEventArray
+}
+
+/// An error about a map of an object.
+pub(super) fn error(map: &MapSpec, errno: Errno, what: &str) -> LoadError {
+    LoadError::Map { map: map.name.clone(), errno, reason: format!("{what}: {errno}") }
+}
