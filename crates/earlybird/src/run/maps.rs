@@ -1,5 +1,6 @@
 //! Maps of a loaded object by name: filling them, and reading them as JSON.
 
+use bpf::btf::{Btf, Kind, TypeId};
 use bpf::maps::MapDef;
 use bpf::object::{MapContents, MapSpec, ObjectSpec};
 use control::Loaded;
@@ -75,6 +76,9 @@ pub enum MapError {
         /// Names there are.
         available: String,
     },
+    /// No variable of this name in a data section.
+    #[error("no variable is called {0:?} in .data, .bss, .rodata or .kconfig")]
+    NoSuchVariable(String),
     /// A key or value of the wrong type.
     #[error("map {map}: {part}: {source}")]
     Value {
@@ -134,6 +138,29 @@ impl<'a> MapView<'a> {
         })
     }
 
+    /// The data section that has a variable.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NoSuchVariable`].
+    pub fn section_of(&self, variable: &str) -> Result<String, MapError> {
+        let has = |m: &&MapSpec| {
+            let Some((btf, ty)) = self.typed(m.value_type) else { return false };
+            let Kind::Datasec { vars, .. } = btf.resolved(ty) else { return false };
+            vars.iter().any(|v| btf.name_of(v.ty) == variable)
+        };
+        let found = self.spec.maps.iter().find(has).map(|m| m.name.clone());
+        found.ok_or_else(|| MapError::NoSuchVariable(variable.to_owned()))
+    }
+
+    /// Whether a map is a data section; `.bss` has no contents in the file.
+    fn is_section(&self, map: &MapSpec) -> bool {
+        matches!(map.contents, MapContents::Data(_))
+            || self
+                .typed(map.value_type)
+                .is_some_and(|(btf, ty)| matches!(btf.resolved(ty), Kind::Datasec { .. }))
+    }
+
     fn key_shape(&self, map: &'a MapSpec) -> Shape<'a> {
         Shape { ty: self.typed(map.key_type), size: map.key_size as usize }
     }
@@ -142,9 +169,9 @@ impl<'a> MapView<'a> {
         Shape { ty: self.typed(map.value_type), size: map.value_size as usize }
     }
 
-    fn typed(&self, ty: Option<bpf::btf::TypeId>) -> Option<(&'a bpf::btf::Btf, bpf::btf::TypeId)> {
+    fn typed(&self, ty: Option<TypeId>) -> Option<(&'a Btf, TypeId)> {
         let btf = self.spec.btf.as_deref()?;
-        ty.filter(|t| *t != bpf::btf::TypeId::VOID).map(|t| (btf, t))
+        ty.filter(|t| *t != TypeId::VOID).map(|t| (btf, t))
     }
 
     /// Changes variables of data sections before loading; answers the settings of other maps.
@@ -157,11 +184,15 @@ impl<'a> MapView<'a> {
         for setting in settings {
             let view = MapView::new(spec);
             let (index, map) = view.find(&setting.map)?;
-            let MapContents::Data(data) = &map.contents else {
+            if !view.is_section(map) {
                 rest.push(setting);
                 continue;
+            }
+            let data = match &map.contents {
+                MapContents::Data(data) => data.clone(),
+                _ => vec![0; map.value_size as usize],
             };
-            let changed = set_variable(view.value_shape(map), data, &setting)
+            let changed = set_variable(view.value_shape(map), &data, &setting)
                 .map_err(|source| MapError::Value { map: setting.map.clone(), part: "variable", source })?;
             spec.maps[index].contents = MapContents::Data(changed);
         }
@@ -222,7 +253,7 @@ impl<'a> MapView<'a> {
         def: &MapDef,
         mode: DumpMode,
     ) -> Value {
-        if matches!(map.contents, MapContents::Data(_)) {
+        if self.is_section(map) {
             let bytes = loaded.map_lookup(index, &0_u32.to_le_bytes());
             return bytes
                 .map_or_else(|e| json!({"error": e.to_string()}), |b| decode(self.value_shape(map), &b));
@@ -258,7 +289,7 @@ impl<'a> MapView<'a> {
     /// A value as JSON, for differences.
     pub(super) fn value_json(&self, index: usize, value: &[u8]) -> Value {
         let Some(map) = self.spec.maps.get(index) else { return Value::Null };
-        if matches!(map.contents, MapContents::Data(_)) || !is_percpu(map.map_type) {
+        if self.is_section(map) || !is_percpu(map.map_type) {
             return decode(self.value_shape(map), value);
         }
         self.entry(map, &[], value)["values"].take()
@@ -283,12 +314,8 @@ fn set_variable(shape: Shape<'_>, data: &[u8], setting: &Setting) -> Result<Vec<
     Ok(out)
 }
 
-fn variable_range(
-    btf: &bpf::btf::Btf,
-    section: bpf::btf::TypeId,
-    one: &Map<String, Value>,
-) -> Option<std::ops::Range<usize>> {
-    let bpf::btf::Kind::Datasec { vars, .. } = btf.resolved(section) else { return None };
+fn variable_range(btf: &Btf, section: TypeId, one: &Map<String, Value>) -> Option<std::ops::Range<usize>> {
+    let Kind::Datasec { vars, .. } = btf.resolved(section) else { return None };
     let var = vars.iter().find(|v| one.contains_key(btf.name_of(v.ty)))?;
     Some(var.offset as usize..var.offset as usize + var.size as usize)
 }

@@ -13,4 +13,5 @@ mod tests;
 pub use compare::Difference;
 pub use maps::{DumpMode, MapError, MapView, Setting};
 pub use report::{RedirectCount, Report};
+pub(crate) use session::LINEAR_MAX;
 pub use session::{Observer, RunError, Session, SessionOptions};

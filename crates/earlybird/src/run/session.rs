@@ -252,4 +252,4 @@ impl<'a> Session<'a> {
 }
 
 /// Linear bytes of a packet in `BPF_PROG_TEST_RUN`: a page without head and tail room.
-const LINEAR_MAX: usize = 4096 - uapi::xdp::XDP_PACKET_HEADROOM - uapi::xdp::XDP_TAILROOM;
+pub(crate) const LINEAR_MAX: usize = 4096 - uapi::xdp::XDP_PACKET_HEADROOM - uapi::xdp::XDP_TAILROOM;

@@ -1,6 +1,6 @@
 //! From bytes to JSON.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bpf::btf::{Btf, Kind, Member, TypeId};
 use serde_json::{Map, Value, json};
@@ -103,6 +103,11 @@ impl Decoder<'_> {
     }
 
     fn array(&self, elem: TypeId, len: usize, bytes: &[u8], depth: u32) -> Value {
+        if let (Some(NetworkOrder::Be32), Ok(octets)) =
+            (network_order(self.btf, elem), <[u8; 16]>::try_from(bytes))
+        {
+            return json!(Ipv6Addr::from(octets).to_string());
+        }
         match self.btf.resolved(elem) {
             Kind::Int { size: 1, is_bool: false, .. } => {
                 let is_text = self.btf.name_of(self.btf.resolve(elem)) == "char";

@@ -233,6 +233,13 @@ impl Encoder<'_> {
                 .ok_or(())
                 .or_else(|()| wrong(value, format!("string of {len} bytes")));
         }
+        let address = value.as_str().and_then(|s| s.parse::<Ipv6Addr>().ok());
+        if let (Some(NetworkOrder::Be32), Some(address), 16) =
+            (network_order(self.btf, elem), address, out.len())
+        {
+            out.copy_from_slice(&address.octets());
+            return Ok(());
+        }
         let Some(list) = value.as_array().filter(|l| l.len() <= len) else {
             return wrong(value, format!("list of at most {len} elements"));
         };

@@ -1,7 +1,7 @@
 //! Keys and values of maps as text and JSON, typed by the object's BTF.
 //!
 //! Numbers in types called `__be16` and `__be32` are in network order: a port reads as `443`, an address as
-//! `"10.0.0.1"`. Arrays of bytes are hexadecimal strings; text in arrays of `char` is text. What has no
+//! `"10.0.0.1"`, four in an array as an IPv6 address. Arrays of bytes are hexadecimal strings; text in arrays of `char` is text. What has no
 //! type is a hexadecimal string. Everything that is printed can be read back.
 
 mod decode;

@@ -106,12 +106,8 @@ fn link(
     maps: &[Arc<Map>],
     options: &LoadOptions,
 ) -> Result<Arc<Program>, LoadError> {
-    let refused = |errno, reason| LoadError::Program {
-        program: spec.name.clone(),
-        errno,
-        reason,
-        log: String::new(),
-    };
+    let refused =
+        |errno, reason| LoadError::Program { program: spec.name.clone(), errno, reason, log: String::new() };
     if options.engine == EngineKind::Jit {
         let reason = "the engine has no compiler yet; run it in the interpreter".to_owned();
         return Err(refused(Errno::EOPNOTSUPP, reason));

@@ -12,9 +12,9 @@ use uapi::Errno;
 use super::EngineBackend;
 use super::maps::{error, is_perf};
 use super::refs::EngineRefs;
+use crate::SeededHost;
 use crate::host::HostEvent;
 use crate::test_run::Runner;
-use crate::SeededHost;
 
 /// An object in the engine. Dropping it drops its maps and programs.
 pub struct EngineObject {
@@ -36,7 +36,8 @@ impl EngineObject {
     ) -> Self {
         let by_number = |id: u32| i32::try_from(id).unwrap_or(i32::MAX);
         let infos = spec.maps.iter().zip(&maps);
-        let map_infos = infos.map(|(s, m)| MapInfo { name: s.name.clone(), def: m.def().clone(), id: m.id() });
+        let map_infos =
+            infos.map(|(s, m)| MapInfo { name: s.name.clone(), def: m.def().clone(), id: m.id() });
         let refs = EngineRefs {
             net: backend.net.clone(),
             maps: maps.iter().map(|m| (by_number(m.id()), m.clone())).collect::<BTreeMap<_, _>>(),
@@ -70,10 +71,16 @@ impl EngineObject {
             for (key, slot) in slots {
                 let number = match slot {
                     SlotRef::Map(index) => self.map_infos.get(*index).map(|m| m.id),
-                    SlotRef::Program(name) => self.program_infos.iter().find(|p| p.name == *name).map(|p| p.id),
+                    SlotRef::Program(name) => {
+                        self.program_infos.iter().find(|p| p.name == *name).map(|p| p.id)
+                    }
                 };
                 let Some(number) = number else {
-                    return Err(error(map_spec, Errno::ENOENT, &format!("slot {key} names what is not there")));
+                    return Err(error(
+                        map_spec,
+                        Errno::ENOENT,
+                        &format!("slot {key} names what is not there"),
+                    ));
                 };
                 map.update_with(&self.refs, &key.to_le_bytes(), &number.to_le_bytes(), 0)
                     .map_err(|errno| error(map_spec, errno, &format!("slot {key}")))?;
@@ -108,7 +115,9 @@ impl EngineObject {
     fn ringbuf_events(&self, out: &mut Vec<OutputEvent>) {
         for (map, fd) in self.maps.iter().enumerate() {
             if let Some(ring) = fd.map().ringbuf() {
-                out.extend(std::iter::from_fn(|| ring.consume()).map(|data| OutputEvent::Ringbuf { map, data }));
+                out.extend(
+                    std::iter::from_fn(|| ring.consume()).map(|data| OutputEvent::Ringbuf { map, data }),
+                );
             }
         }
     }

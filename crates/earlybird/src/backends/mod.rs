@@ -1,0 +1,58 @@
+//! The two homes of programs as [`control::Backend`]s, with what they need from this host.
+
+mod net;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use control::{Backend, EngineKind};
+use machine::{EngineBackend, NetConfig, NetTables};
+
+pub use net::{net_from_file, net_from_host};
+
+/// What the engine's world is like.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// Seed of random numbers and secrets.
+    pub seed: u64,
+    /// Devices, routes, neighbours and sockets.
+    pub net: NetConfig,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self { seed: 1, net: NetConfig::default() }
+    }
+}
+
+/// The engine.
+///
+/// # Errors
+///
+/// What contradicts itself in the description of the network.
+pub fn engine(settings: &EngineSettings) -> Result<Box<dyn Backend>> {
+    let net = Arc::new(NetTables::new(&settings.net)?);
+    Ok(Box::new(EngineBackend::new(possible_cpus(), settings.seed, net)))
+}
+
+/// The running kernel.
+///
+/// # Errors
+///
+/// What is missing to use it, for example a capability.
+pub fn kernel() -> Result<Box<dyn Backend>> {
+    let kernel = linux::KernelBackend::new().context("the kernel cannot be used")?;
+    Ok(Box::new(kernel))
+}
+
+/// CPUs that per-CPU maps have room for: as many as on the running kernel, so that both homes are alike.
+#[must_use]
+pub fn possible_cpus() -> u32 {
+    linux::sys::possible_cpus()
+}
+
+/// The engine's own choice where the user makes none.
+#[must_use]
+pub const fn default_engine() -> EngineKind {
+    EngineKind::Interp
+}

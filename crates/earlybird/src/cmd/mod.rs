@@ -1,0 +1,64 @@
+//! One file per subcommand. Exit status: 0 done, 1 could not, 2 usage, 3 the backends differ.
+
+mod generate;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// The Linux eXpress Data Path in user space: run, test and measure unmodified XDP programs.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Box<run::RunArgs>),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
+}
+
+/// How a command ended, other than well.
+pub(crate) enum Failure {
+    /// It could not be done; status 1.
+    Failed(anyhow::Error),
+    /// It was asked for wrongly; status 2.
+    Usage(anyhow::Error),
+    /// It was done, and the engine and the kernel differ; status 3.
+    Differ,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(e: anyhow::Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+/// Parses the command line and runs the command.
+pub(crate) fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Completions(args) => {
+            generate::completions(&args, Args::command());
+            Ok(())
+        }
+        Command::Man(args) => generate::man(&args, Args::command()),
+    };
+    let (status, error) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Differ) => return ExitCode::from(3),
+        Err(Failure::Failed(e)) => (1, e),
+        Err(Failure::Usage(e)) => (2, e),
+    };
+    eprintln!("earlybird: {e}", e = one_line(&error));
+    ExitCode::from(status)
+}
+
+/// An error with its causes, on one line.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

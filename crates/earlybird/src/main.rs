@@ -1,0 +1,9 @@
+//! The command `earlybird`.
+
+mod cmd;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cmd::main()
+}
