@@ -307,8 +307,9 @@ impl ObjectSpec {
         self.maps.iter().enumerate().find(|(_, m)| m.name == name)
     }
 
-    /// Chooses a program by function name or section name; if no name is given, the only one, the only one
-    /// in an XDP section, or the only one of those that is for a device's receive hook.
+    /// Chooses a program by function name or section name. If no name is given, the only one for a device's
+    /// receive hook, or else the only one, of those in XDP sections; sections of other names may hold programs
+    /// of other types.
     ///
     /// # Errors
     ///
@@ -318,26 +319,24 @@ impl ObjectSpec {
             object: self.name.clone(),
             wanted: wanted.map(str::to_owned),
             available: self.programs.iter().map(|p| (p.name.clone(), p.section.clone())).collect(),
+            has_xdp: self.programs.iter().any(|p| p.section_kind == SectionKind::Xdp),
             unusable: self.unusable.iter().find(|p| wanted == Some(p.name.as_str())).cloned().map(Box::new),
         };
         let Some(name) = wanted else {
-            let for_devices =
-                |p: &&ProgramSpec| p.section_kind == SectionKind::Xdp && p.attach_type == AttachType::Xdp;
-            let mut xdp = self.programs.iter().filter(for_devices);
-            return match (xdp.next(), xdp.next(), self.programs.as_slice()) {
-                (Some(only), None, _) | (None, _, [only]) => Ok(only),
-                _ => Err(error(None)),
-            };
+            let xdp = || self.programs.iter().filter(|p| p.section_kind == SectionKind::Xdp);
+            let for_devices = xdp().filter(|p| p.attach_type == AttachType::Xdp);
+            return only(for_devices).or_else(|| only(xdp())).ok_or_else(|| error(None));
         };
         if let Some(p) = self.programs.iter().find(|p| p.name == name) {
             return Ok(p);
         }
-        let mut by_section = self.programs.iter().filter(|p| p.section == name);
-        match (by_section.next(), by_section.next()) {
-            (Some(only), None) => Ok(only),
-            _ => Err(error(Some(name))),
-        }
+        only(self.programs.iter().filter(|p| p.section == name)).ok_or_else(|| error(Some(name)))
     }
+}
+
+/// The first, if there is no second.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    items.next().filter(|_| items.next().is_none())
 }
 
 /// No program, or more than one, answers to what was asked for.
@@ -349,6 +348,8 @@ pub struct SelectError {
     pub wanted: Option<String>,
     /// Functions and their sections.
     pub available: Vec<(String, String)>,
+    /// Whether one of them is in an XDP section.
+    pub has_xdp: bool,
     /// The program that was asked for, if it is there and cannot be used.
     pub unusable: Option<Box<UnusableProgram>>,
 }
@@ -363,7 +364,12 @@ impl std::fmt::Display for SelectError {
         }
         match &self.wanted {
             Some(name) => write!(f, "{}: no single program is called {name:?}", self.object)?,
-            None => write!(f, "{}: several programs; choose one with --prog", self.object)?,
+            None if self.has_xdp => write!(f, "{}: several programs; choose one with --prog", self.object)?,
+            None => write!(
+                f,
+                "{}: no program in an XDP section; choose one with --prog if it is one",
+                self.object
+            )?,
         }
         f.write_str(". There are:")?;
         self.available.iter().try_for_each(|(name, section)| write!(f, " {name} (section {section:?})"))

@@ -58,7 +58,11 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line. Causes that the sentence before them tells already are left out.
 fn one_line(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.is_empty() {
+        true => cause,
+        false if line.contains(&cause) => line,
+        false => format!("{line}: {cause}"),
+    })
 }

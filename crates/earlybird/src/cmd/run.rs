@@ -6,6 +6,7 @@ mod output;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use bpf::object::SelectError;
 use clap::{Args, ValueEnum};
 use control::{Backend, EngineKind, LoadOptions, Loaded};
 use earlybird::backends::{self, EngineSettings};
@@ -132,8 +133,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let packets = Packets::open(&args.packets)?;
     let home = if args.backend == Where::Engine { Home::Engine } else { Home::Kernel };
     let mut object = Object::open_for(&args.object, home).map_err(anyhow::Error::from)?;
-    let program = object.spec().program(args.prog.as_deref()).map_err(|e| Failure::Usage(e.into()));
-    let program = program.map_err(selection_status)?.name.clone();
+    let program = object.spec().program(args.prog.as_deref()).map_err(selection)?.name.clone();
     let settings = MapView::set_variables(object.spec_mut(), settings(args)?).map_err(anyhow::Error::from)?;
 
     let loaded = load(args, &object, &program, &settings)?;
@@ -164,12 +164,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     if report.differences_total > 0 { Err(Failure::Differ) } else { Ok(()) }
 }
 
-/// Several programs without `--prog` is a question of usage; an object without programs is not.
-fn selection_status(failure: Failure) -> Failure {
-    match failure {
-        Failure::Usage(e) if e.to_string().contains("no program") => Failure::Failed(e),
-        other => other,
-    }
+/// Several programs without `--prog` is a question of usage; an object without XDP programs is not.
+fn selection(e: SelectError) -> Failure {
+    let usage = (e.has_xdp || e.wanted.is_some()) && e.unusable.is_none();
+    if usage { Failure::Usage(e.into()) } else { Failure::Failed(e.into()) }
 }
 
 struct LoadedHomes {

@@ -112,7 +112,7 @@ fn link(
         let reason = "the engine has no compiler yet; run it in the interpreter".to_owned();
         return Err(refused(Errno::EOPNOTSUPP, reason));
     }
-    let symbols = Symbols { helper: bpf::helpers::helper, kfunc: |_| None };
+    let symbols = Symbols { helper: bpf::helpers::helper, kfunc: bpf::kfuncs::kfunc };
     Program::link(spec, id, maps, symbols).map(Arc::new).map_err(|e| {
         let at = e.insn.map(|insn| format!("insn {insn}: ")).unwrap_or_default();
         refused(e.errno, format!("{at}{}", e.message))
