@@ -1,5 +1,6 @@
 //! The project's own chores: `cargo xtask tidy`, `cargo xtask ci`, ...
 
+mod corpus;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -25,8 +26,17 @@ enum Task {
     },
     /// Everything that has to hold before a change lands
     Ci,
+    /// Compare with other implementations over fetched corpora
+    #[command(subcommand)]
+    Corpus(Corpus),
     /// Check that the committed objects of programs/ are what their sources build to
     Programs,
+}
+
+#[derive(Subcommand)]
+enum Corpus {
+    /// The verifier against the running kernel's, over the kernel's own tests (needs root)
+    Verifier(corpus::verifier::Options),
 }
 
 fn main() -> Result<()> {
@@ -34,6 +44,7 @@ fn main() -> Result<()> {
     match Args::parse().task {
         Task::Tidy { quick } => tidy::run(&root, quick),
         Task::Ci => ci(&root),
+        Task::Corpus(Corpus::Verifier(options)) => corpus::verifier::run(&root, &options),
         Task::Programs => sh(&root, "programs/build.sh", &["--check"]),
     }
 }

@@ -5,6 +5,7 @@
 //! number: all of that comes through the run's environment.
 
 pub mod btf;
+pub mod disasm;
 pub mod helpers;
 pub mod host;
 pub mod insn;
@@ -13,6 +14,7 @@ pub mod kfuncs;
 pub mod maps;
 pub mod object;
 pub mod redirect;
+pub mod verifier;
 pub mod vm;
 
 pub use insn::Insn;

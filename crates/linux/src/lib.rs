@@ -9,4 +9,4 @@ pub mod host;
 pub mod sys;
 pub mod testing;
 
-pub use backend::{KernelBackend, KernelObject};
+pub use backend::{KernelBackend, KernelObject, Verdict, verdicts};

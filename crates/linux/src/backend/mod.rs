@@ -93,6 +93,42 @@ impl KernelObject {
     }
 }
 
+/// What the kernel said of one program.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Program.
+    pub program: String,
+    /// The verifier's log, or its errno and log; a sentence where the program could not be submitted.
+    pub outcome: Result<Result<String, (uapi::Errno, String)>, String>,
+    /// Time that the system call took, nanoseconds.
+    pub elapsed_ns: u64,
+}
+
+/// Submits programs of an object to the kernel's verifier, one by one, and unloads them again.
+///
+/// # Errors
+///
+/// A map of the object could not be created.
+pub fn verdicts(
+    spec: &ObjectSpec,
+    programs: &[&ProgramSpec],
+    log_level: u32,
+) -> Result<Vec<Verdict>, LoadError> {
+    let mut warnings = Vec::new();
+    let btf = KernelBtf::load(spec, false, &mut warnings);
+    let maps = maps::create_all(spec, btf.as_ref(), &mut warnings)?;
+    let loader = program::Loader { spec, maps: &maps, btf: btf.as_ref(), script: None };
+    Ok(programs
+        .iter()
+        .map(|program| {
+            let started = std::time::Instant::now();
+            let outcome = loader.verdict(program, log_level);
+            let elapsed_ns = started.elapsed().as_nanos() as u64;
+            Verdict { program: program.name.clone(), outcome, elapsed_ns }
+        })
+        .collect())
+}
+
 /// The programs that were asked for and those that program arrays of the object name, in the object's order.
 fn wanted_programs<'s>(
     spec: &'s ObjectSpec,

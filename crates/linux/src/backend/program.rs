@@ -52,8 +52,25 @@ impl Loader<'_> {
         }
     }
 
+    /// What the kernel's verifier says of a program: its log, or its errno and log; `Err` where the
+    /// program cannot even be submitted.
+    pub(super) fn verdict(
+        &self,
+        program: &ProgramSpec,
+        log_level: u32,
+    ) -> Result<Result<String, (uapi::Errno, String)>, String> {
+        let body = self.resolve(program)?;
+        let args = ProgArgs { log_level, ..self.args(program, &body) };
+        Ok(Prog::load(&args).map(|(_, log)| log).map_err(|refused| (refused.errno, refused.log)))
+    }
+
     fn submit(&self, program: &ProgramSpec, body: &Body) -> Result<Prog, LoadError> {
-        let args = ProgArgs {
+        let args = self.args(program, body);
+        Prog::load(&args).map(|(prog, _)| prog).map_err(|refused| refusal::program(&program.name, refused))
+    }
+
+    fn args<'b>(&'b self, program: &'b ProgramSpec, body: &'b Body) -> ProgArgs<'b> {
+        ProgArgs {
             insns: &body.insns,
             license: &self.spec.license,
             name: &program.name,
@@ -63,8 +80,7 @@ impl Loader<'_> {
             func_info: &body.func_info,
             line_info: &body.line_info,
             ..ProgArgs::default()
-        };
-        Prog::load(&args).map(|(prog, _)| prog).map_err(|refused| refusal::program(&program.name, refused))
+        }
     }
 
     /// The instructions as the kernel takes them.

@@ -1,0 +1,59 @@
+//! The verifier: whether a program is safe to run, decided as Linux 6.18 decides it.
+//!
+//! [`verify`] explores a program path by path ([`do_check`]), keeping for every register and stack slot
+//! what is known of it ([`reg`], [`state`]), and prunes paths that can show nothing new ([`prune`]).
+//! What it accepts runs without checks: [`Verified`] is the token for that, and can be made only here.
+//! What it refuses it refuses with the kernel's errno and words.
+//!
+//! By concern: [`cfg`] the graph, [`alu`], [`scalar`], [`bounds`], [`tnum`] arithmetic, [`jumps`] and
+//! [`refine`] branches, [`mem`], [`stack`], [`btf_access`] loads and stores, [`helpers`], [`args`],
+//! [`protos`], [`kfunc_call`] calls, [`callbacks`], [`subprogs`] functions, [`refs`], [`record`] what is
+//! held and where, [`precision`], [`liveness`], [`scc`] for pruning, [`log`] the kernel's log form.
+
+// What only calls of kernel functions use waits for those to be checked.
+#![allow(dead_code)]
+
+mod alu;
+mod args;
+mod bounds;
+mod btf_access;
+mod btfx;
+mod callbacks;
+mod cfg;
+mod depth;
+mod do_check;
+mod env;
+mod facts;
+mod helpers;
+mod input;
+mod jumps;
+mod kfunc_call;
+mod kfunc_table;
+mod kfuncs;
+mod ldimm;
+mod liveness;
+mod log;
+mod mem;
+mod precision;
+mod printf;
+mod protos;
+mod prune;
+mod record;
+mod refine;
+mod refs;
+mod reg;
+mod scalar;
+mod scc;
+mod stack;
+mod state;
+mod subprogs;
+#[cfg(test)]
+mod tests;
+mod tnum;
+mod token;
+mod types;
+
+pub use facts::{Branch, Claim, InsnFact, Place, ScalarClaim, Trace};
+pub use input::{Input, MapDef, Options, license_is_gpl_compatible};
+pub use tnum::Tnum;
+pub use token::{Rejection, Stats, Verified, verify};

@@ -1,0 +1,145 @@
+//! Small programs: what is accepted, and the kernel's words for what is not.
+
+use uapi::Errno;
+use uapi::bpf::MapType;
+
+use super::{Branch, Input, MapDef, Options, Place, Rejection, Verified, verify};
+use crate::insn::Insn;
+
+const fn i(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
+    Insn::new(code, dst, src, off, imm)
+}
+
+const EXIT: Insn = i(0x95, 0, 0, 0, 0);
+
+fn run(insns: &[Insn], maps: &[MapDef]) -> Result<Verified, Box<Rejection>> {
+    let input = Input {
+        insns,
+        subprogs: &[],
+        line_info: &[],
+        kfuncs: &[],
+        ksyms: &[],
+        maps,
+        btf: None,
+        kernel_btf: None,
+        gpl: true,
+        attach_type: 0,
+        prog_flags: 0,
+    };
+    verify(&input, &Options::default())
+}
+
+fn refused(insns: &[Insn]) -> (Errno, u32, String) {
+    let r = run(insns, &[]).expect_err("is refused");
+    (r.errno, r.insn, r.message)
+}
+
+fn array() -> MapDef {
+    MapDef {
+        name: "a".to_owned(),
+        map_type: MapType::Array,
+        key_size: 4,
+        value_size: 8,
+        max_entries: 4,
+        flags: 0,
+        value_type: None,
+        has_btf: false,
+        inner: None,
+        frozen: false,
+        contents: None,
+    }
+}
+
+#[test]
+fn a_return_value_has_to_be_set() {
+    assert_eq!(refused(&[EXIT]), (Errno::EACCES, 0, "R0 !read_ok".to_owned()));
+    assert!(run(&[i(0xb7, 0, 0, 0, 2), EXIT], &[]).is_ok());
+}
+
+#[test]
+fn packet_bytes_are_readable_after_a_check_only() {
+    let load = |checked: bool| {
+        let mut p = vec![i(0x61, 2, 1, 0, 0), i(0x61, 3, 1, 4, 0), i(0xbf, 4, 2, 0, 0), i(0x07, 4, 0, 0, 14)];
+        if checked {
+            p.push(i(0x2d, 4, 3, 1, 0));
+        }
+        p.extend([i(0x71, 0, 2, 13, 0), i(0xb7, 0, 0, 0, 2), EXIT]);
+        p
+    };
+    let v = run(&load(true), &[]).expect("is accepted");
+    assert_eq!(v.facts()[5].place, Place::Packet);
+    assert_eq!(v.facts()[4].branch, Branch::Both);
+    let (errno, insn, message) = refused(&load(false));
+    assert_eq!((errno, insn), (Errno::EACCES, 4));
+    assert_eq!(
+        message,
+        "invalid access to packet, off=13 size=1, R2(id=0,off=13,r=0)\nR2 offset is outside of the packet"
+    );
+}
+
+#[test]
+fn a_lookup_may_fail_unless_the_key_is_a_constant_within_an_array() {
+    let program = |key: i32| {
+        [
+            i(0x62, 10, 0, -8, key),
+            i(0xbf, 2, 10, 0, 0),
+            i(0x07, 2, 0, 0, -8),
+            i(0x18, 1, 5, 0, 0),
+            i(0, 0, 0, 0, 0),
+            i(0x85, 0, 0, 0, 1),
+            i(0x79, 0, 0, 0, 0),
+            EXIT,
+        ]
+    };
+    let v = run(&program(3), &[array()]).expect("is accepted");
+    assert!(v.facts()[5].never_null);
+    assert_eq!((v.facts()[5].map, v.facts()[5].key), (Some(0), Some(3)));
+    assert_eq!(v.facts()[6].place, Place::MapValue(Some(0)));
+    let r = run(&program(4), &[array()]).expect_err("is refused");
+    assert_eq!(r.message, "R0 invalid mem access 'map_value_or_null'");
+}
+
+#[test]
+fn a_loop_ends_or_is_refused() {
+    let counted = [i(0xb7, 0, 0, 0, 0), i(0x07, 0, 0, 0, 1), i(0xa5, 0, 0, -2, 100), EXIT];
+    let v = run(&counted, &[]).expect("is accepted");
+    assert_eq!(v.stats().processed_insns, 202);
+    let endless = [i(0xb7, 0, 0, 0, 0), i(0x15, 0, 0, -1, 0), EXIT];
+    let (errno, insn, message) = refused(&endless);
+    assert_eq!((errno, insn), (Errno::EINVAL, 1));
+    assert!(message.starts_with("infinite loop detected at insn 1"), "{message}");
+}
+
+#[test]
+fn malformed_code_is_refused_before_it_is_walked() {
+    assert_eq!(refused(&[i(0xb7, 0, 0, 0, 0)]).2, "last insn is not an exit or jmp");
+    assert_eq!(refused(&[i(0x05, 0, 0, 5, 0), EXIT]).2, "jump out of range from insn 0 to 6");
+    assert_eq!(refused(&[EXIT, EXIT]).2, "unreachable insn 1");
+    assert_eq!(refused(&[i(0x18, 0, 0, 0, 1), EXIT, EXIT]).2, "invalid bpf_ld_imm64 insn");
+    assert_eq!(refused(&[i(0xff, 0, 0, 0, 0), EXIT]).2, "unknown opcode ff");
+}
+
+#[test]
+fn random_bytes_end_in_a_verdict() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    for _ in 0..20_000 {
+        let n = next() % 12 + 1;
+        let mut insns: Vec<Insn> = (0..n).map(|_| Insn::decode(next().to_le_bytes())).collect();
+        for x in &mut insns {
+            // Most random jumps and registers are refused at once: make some of them possible.
+            if next() % 2 == 0 {
+                x.dst %= 11;
+                x.src %= 11;
+                x.off %= 8;
+            }
+        }
+        insns.push(EXIT);
+        let _ = run(&insns, &[array()]);
+    }
+}
