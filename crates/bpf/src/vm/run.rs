@@ -6,7 +6,7 @@ use mem::{SharedSlice, XdpBuff};
 
 use super::{Access, Callback, Fault, FaultKind, GuestMemory, Observer, Program, RegionKind, Scratch};
 use crate::host::Host;
-use crate::maps::Map;
+use crate::maps::{Guard, Map};
 use crate::redirect::RedirectInfo;
 
 /// The state of one run.
@@ -22,6 +22,7 @@ pub struct Run<'r, 'q> {
     /// The world around.
     pub host: &'r mut dyn Host,
     pub(super) program: &'r Arc<Program>,
+    pub(super) guard: &'r Guard,
     pub(super) tail_calls: u32,
     /// Instructions that may still be taken, counted where the program goes back or calls.
     pub(super) fuel: u64,
@@ -41,9 +42,11 @@ struct Reference {
 }
 
 impl<'r, 'q> Run<'r, 'q> {
-    /// A checked run of `program` over the packet in `buff`.
+    /// A checked run of `program` over the packet in `buff`. What lookups in maps find stays valid as long
+    /// as the guard is held.
     pub fn checked(
         program: &'r Arc<Program>,
+        guard: &'r Guard,
         scratch: &'r mut Scratch,
         buff: &'r mut XdpBuff<'q>,
         redirect: &'r mut RedirectInfo,
@@ -56,6 +59,7 @@ impl<'r, 'q> Run<'r, 'q> {
             redirect,
             host,
             program,
+            guard,
             tail_calls: 0,
             fuel: u64::MAX,
             insn: 0,
@@ -84,6 +88,11 @@ impl<'r, 'q> Run<'r, 'q> {
     #[must_use]
     pub fn program(&self) -> &'r Arc<Program> {
         self.program
+    }
+
+    /// The read-side section that the run is in: for lookups in maps.
+    pub fn guard(&self) -> &'r Guard {
+        self.guard
     }
 
     /// The CPU that the run is on, the same to its end.

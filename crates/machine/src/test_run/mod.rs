@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bpf::host::Host;
+use bpf::maps::Guard;
 use bpf::object::AttachType;
 use bpf::redirect::RedirectInfo;
 use bpf::vm::{Fault, Program, Run, Scratch};
 use control::{RedirectTarget, TestRun, TestRunError, TestRunOutput};
-use mem::{Frag, Frame, RxqInfo, XdpBuff};
+use mem::{Frag, Frame, RxqInfo, XdpBuff, epoch};
 use uapi::Errno;
 use uapi::xdp::*;
 
@@ -66,10 +67,11 @@ impl Runner {
         host.begin(Some(request.script.clone()).filter(|script| !script.is_empty()));
         let mut redirect = RedirectInfo::default();
         let repeat = request.repeat.max(1);
+        let guard = epoch::pin();
         let started = Instant::now();
         let mut retval = Ok(0);
         for _ in 0..repeat {
-            retval = self.run_once(program, &mut buff, &mut redirect, host);
+            retval = self.run_once(program, &guard, &mut buff, &mut redirect, host);
             if retval.is_err() {
                 break;
             }
@@ -93,11 +95,12 @@ impl Runner {
     fn run_once(
         &mut self,
         program: &Arc<Program>,
+        guard: &Guard,
         buff: &mut XdpBuff<'_>,
         redirect: &mut RedirectInfo,
         host: &mut dyn Host,
     ) -> Result<u64, Fault> {
-        let run = Run::checked(program, &mut self.scratch, buff, redirect, host);
+        let run = Run::checked(program, guard, &mut self.scratch, buff, redirect, host);
         match self.fuel {
             Some(fuel) => run.with_fuel(fuel).execute(),
             None => { run }.execute(),

@@ -99,7 +99,7 @@ pub(crate) fn with_run(size: usize, mut world: World, test: impl FnOnce(&mut Run
     let bytes: Vec<u8> = (0..size).map(|i| i as u8).collect();
     buff.linear().copy_from(0, &bytes);
     let (mut scratch, mut redirect) = (Scratch::new(), RedirectInfo::default());
-    test(&mut Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut world));
+    test(&mut Run::checked(&program, &mem::epoch::pin(), &mut scratch, &mut buff, &mut redirect, &mut world));
 }
 
 /// Gives the program memory.

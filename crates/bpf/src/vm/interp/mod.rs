@@ -15,12 +15,9 @@ mod tests;
 pub(super) use decode::decode;
 pub use observer::{Observer, Profile, Step};
 pub(super) use op::Code;
-use std::sync::Arc;
-
 use uapi::bpf::{MAX_TAIL_CALL_CNT, MapType};
 
-use super::{Fault, FaultKind, Program, Run};
-use crate::maps::Map;
+use super::{Fault, FaultKind, Run};
 
 /// The kfunc that throws an exception; the engines know it by name.
 pub(super) const THROW: &str = "bpf_throw";
@@ -90,7 +87,7 @@ impl Run<'_, '_> {
         if index as u32 >= map.def().max_entries || self.tail_calls >= MAX_TAIL_CALL_CNT {
             return Ok(None);
         }
-        let Some(target) = tail_target(map, index as u32)? else { return Ok(None) };
+        let Some(target) = map.program(self.guard, index as u32) else { return Ok(None) };
         self.tail_calls += 1;
         self.program = target;
         self.memory.unwind_frames(self.memory.frames() - 1);
@@ -112,10 +109,4 @@ fn located(mut fault: Fault, insn: u32) -> Fault {
         fault.insn = insn;
     }
     fault
-}
-
-/// What a program array holds at an index.
-fn tail_target(map: &Map, index: u32) -> Result<Option<&Arc<Program>>, Fault> {
-    let text = format!("bpf_tail_call to {index} of map {}: program arrays hold nothing yet", map.id());
-    Err(Fault::illegal(text))
 }

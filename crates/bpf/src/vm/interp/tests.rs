@@ -10,7 +10,7 @@ use crate::host::{Clock, Host};
 use crate::insn::Insn;
 use crate::object::{AttachType, KfuncRef, ProgramSpec};
 use crate::redirect::RedirectInfo;
-use crate::vm::{Fault, HelperFn, RegionKind, Scratch, Symbols};
+use crate::vm::{Fault, HelperFn, Program, RegionKind, Scratch, Symbols};
 
 const RXQ: RxqInfo = RxqInfo { ifindex: 7, queue_index: 3, mem_type: 0, frag_size: 4096 };
 
@@ -62,7 +62,9 @@ fn execute_spec(spec: &ProgramSpec, fuel: u64) -> Result<u64, Fault> {
     let mut buff = XdpBuff::new(Frame::new(4096), 256, 64, &RXQ).unwrap();
     buff.set_txq(Some(&txq));
     let (mut scratch, mut redirect) = (Scratch::new(), RedirectInfo::default());
-    Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut NoHost).with_fuel(fuel).execute()
+    Run::checked(&program, &mem::epoch::pin(), &mut scratch, &mut buff, &mut redirect, &mut NoHost)
+        .with_fuel(fuel)
+        .execute()
 }
 
 fn execute(insns: &[Insn]) -> Result<u64, Fault> {
@@ -293,7 +295,8 @@ fn an_observer_sees_each_instruction_with_its_registers() {
     let (mut scratch, mut redirect, mut host) = (Scratch::new(), RedirectInfo::default(), NoHost);
     let mut buff = XdpBuff::new(Frame::new(4096), 256, 64, &RXQ).unwrap();
     let mut profile = Profile::default();
-    let run = Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut host);
+    let guard = mem::epoch::pin();
+    let run = Run::checked(&program, &guard, &mut scratch, &mut buff, &mut redirect, &mut host);
     assert_eq!(run.with_observer(&mut profile).execute(), Ok(0));
     assert_eq!(profile.counts(5), [1, 3, 3, 1]);
     assert_eq!((profile.total(), profile.counts(6)), (8, [].as_slice()));
@@ -307,7 +310,8 @@ fn an_observer_sees_each_instruction_with_its_registers() {
         }
     }
     let mut seen = Seen::default();
-    let run = Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut host);
+    let guard = mem::epoch::pin();
+    let run = Run::checked(&program, &guard, &mut scratch, &mut buff, &mut redirect, &mut host);
     run.with_observer(&mut seen).execute().unwrap();
     assert_eq!(seen.0[2], (2, 2));
 }

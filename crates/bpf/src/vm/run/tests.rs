@@ -41,7 +41,14 @@ fn with_run(maps: &[Arc<Map>], test: impl FnOnce(&mut Run<'_, '_>)) {
     let program = program(maps);
     let mut buff = XdpBuff::new(Frame::new(4096), 256, 64, &RXQ).unwrap();
     let (mut scratch, mut redirect) = (Scratch::new(), RedirectInfo::default());
-    test(&mut Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut NoHost));
+    test(&mut Run::checked(
+        &program,
+        &mem::epoch::pin(),
+        &mut scratch,
+        &mut buff,
+        &mut redirect,
+        &mut NoHost,
+    ));
 }
 
 #[test]
@@ -154,7 +161,8 @@ fn pointers_do_not_depend_on_earlier_runs() {
     let (mut seen, mut host) = (Vec::new(), NoHost);
     for _ in 0..2 {
         let mut buff = XdpBuff::new(Frame::new(4096), 256, 64, &RXQ).unwrap();
-        let mut run = Run::checked(&program, &mut scratch, &mut buff, &mut redirect, &mut host);
+        let guard = mem::epoch::pin();
+        let mut run = Run::checked(&program, &guard, &mut scratch, &mut buff, &mut redirect, &mut host);
         run.with_buff(|_| ());
         let value = run.expose(RegionKind::MapValue(1), bytes, true).unwrap();
         seen.push((run.memory.ctx(), run.memory.packet_bounds(), value));
