@@ -4,7 +4,7 @@ use bpf::maps::MapDef;
 use bpf::object::ObjectSpec;
 use uapi::Errno;
 
-use crate::{TestRun, TestRunError, TestRunOutput};
+use crate::{TestRun, TestRunError, TestRunOutput, Verification};
 
 /// A home of XDP programs.
 pub trait Backend {
@@ -20,6 +20,16 @@ pub trait Backend {
     ///
     /// What could not be created or loaded, and why.
     fn load(&mut self, spec: &ObjectSpec, options: &LoadOptions) -> Result<Box<dyn Loaded>, LoadError>;
+
+    /// Asks the verifier about one program, by function name, and loads nothing. `log_level` is the kernel's: 0
+    /// for none, 1 for the failing path, 2 for every path.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the verifier from being asked: maps that cannot be made, symbols that are not there. A
+    /// refusal is a [`Verification`].
+    fn verify(&mut self, spec: &ObjectSpec, program: &str, log_level: u32)
+    -> Result<Verification, LoadError>;
 }
 
 /// How to load.

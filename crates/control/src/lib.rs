@@ -5,6 +5,8 @@
 
 mod backend;
 mod test_run;
+mod verification;
 
 pub use backend::{Backend, EngineKind, LoadError, LoadOptions, Loaded, MapInfo, OutputEvent, ProgramInfo};
 pub use test_run::{RedirectTarget, SCRIPTED_HELPERS, ScriptedCall, TestRun, TestRunError, TestRunOutput};
+pub use verification::{Refusal, Verification};

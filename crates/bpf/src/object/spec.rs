@@ -131,6 +131,17 @@ pub enum MapContents {
     Slots(Vec<(u32, SlotRef)>),
 }
 
+impl MapContents {
+    /// The `.values` initialisers.
+    #[must_use]
+    pub fn slots(&self) -> &[(u32, SlotRef)] {
+        match self {
+            Self::Slots(slots) => slots,
+            Self::Empty | Self::Data(_) => &[],
+        }
+    }
+}
+
 /// What a `.values` initialiser names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotRef {
@@ -301,6 +312,23 @@ pub struct KsymRef {
 }
 
 impl ObjectSpec {
+    /// The programs of these names, and those that program arrays of the object name, in the object's order.
+    ///
+    /// # Errors
+    ///
+    /// The name that no program has.
+    pub fn programs_with_slots<'s>(&'s self, names: &'s [String]) -> Result<Vec<&'s ProgramSpec>, &'s str> {
+        let in_slots = self.maps.iter().flat_map(|m| m.contents.slots()).filter_map(|(_, slot)| match slot {
+            SlotRef::Program(name) => Some(name.as_str()),
+            SlotRef::Map(_) => None,
+        });
+        let names: Vec<&str> = names.iter().map(String::as_str).chain(in_slots).collect();
+        match names.iter().find(|n| !self.programs.iter().any(|p| p.name == **n)) {
+            Some(missing) => Err(missing),
+            None => Ok(self.programs.iter().filter(|p| names.contains(&p.name.as_str())).collect()),
+        }
+    }
+
     /// The map of a name.
     #[must_use]
     pub fn map(&self, name: &str) -> Option<(MapIndex, &MapSpec)> {

@@ -5,6 +5,7 @@ mod net;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bpf::object::Target;
 use control::{Backend, EngineKind};
 use machine::{EngineBackend, NetConfig, NetTables};
 
@@ -32,7 +33,9 @@ impl Default for EngineSettings {
 /// What contradicts itself in the description of the network.
 pub fn engine(settings: &EngineSettings) -> Result<Box<dyn Backend>> {
     let net = Arc::new(NetTables::new(&settings.net)?);
-    Ok(Box::new(EngineBackend::new(possible_cpus(), settings.seed, net)))
+    let mut engine = EngineBackend::new(possible_cpus(), settings.seed, net);
+    engine.kernel_btf = linux::host::vmlinux().ok().or_else(|| Target::bundled().btf);
+    Ok(Box::new(engine))
 }
 
 /// The running kernel.

@@ -10,7 +10,7 @@ use uapi::bpf::{BPF_F_MMAPABLE, BPF_F_NUMA_NODE, MapType};
 use crate::sys::{Map, MapArgs};
 
 use super::btf::KernelBtf;
-use super::{refusal, slots};
+use super::refusal;
 
 /// Creates all maps of an object; those of data sections are filled and, if need be, frozen.
 pub(super) fn create_all(
@@ -24,7 +24,7 @@ pub(super) fn create_all(
 /// Puts maps into the map-in-maps that name them.
 pub(super) fn fill_map_slots(spec: &ObjectSpec, maps: &[Map]) -> Result<(), LoadError> {
     for (map_spec, map) in spec.maps.iter().zip(maps) {
-        for (key, slot) in slots(&map_spec.contents) {
+        for (key, slot) in map_spec.contents.slots() {
             let SlotRef::Map(target) = slot else { continue };
             let fd = maps[*target].as_fd().as_raw_fd();
             map.update(&key.to_le_bytes(), &fd.to_le_bytes(), 0)

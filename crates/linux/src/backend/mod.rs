@@ -16,8 +16,8 @@ mod script;
 #[cfg(test)]
 mod tests;
 
-use bpf::object::{MapContents, ObjectSpec, ProgramSpec, SlotRef};
-use control::{Backend, LoadError, LoadOptions, Loaded, ProgramInfo};
+use bpf::object::{ObjectSpec, ProgramSpec, SlotRef};
+use control::{Backend, LoadError, LoadOptions, Loaded, ProgramInfo, Verification};
 
 use crate::sys::{self, Map, MapArgs, Prog};
 
@@ -64,6 +64,22 @@ impl Backend for KernelBackend {
     fn load(&mut self, spec: &ObjectSpec, options: &LoadOptions) -> Result<Box<dyn Loaded>, LoadError> {
         KernelObject::load(spec, options).map(|object| Box::new(object) as Box<dyn Loaded>)
     }
+
+    fn verify(
+        &mut self,
+        spec: &ObjectSpec,
+        program: &str,
+        log_level: u32,
+    ) -> Result<Verification, LoadError> {
+        let named = spec.programs.iter().find(|p| p.name == program);
+        let program = named.ok_or_else(|| refusal::no_program(program))?;
+        let mut warnings = Vec::new();
+        let btf = KernelBtf::load(spec, false, &mut warnings);
+        let maps = maps::create_all(spec, btf.as_ref(), &mut warnings)?;
+        maps::fill_map_slots(spec, &maps)?;
+        let loader = program::Loader { spec, maps: &maps, btf: btf.as_ref(), script: None };
+        loader.verify(program, log_level)
+    }
 }
 
 impl KernelObject {
@@ -73,7 +89,7 @@ impl KernelObject {
     ///
     /// What could not be created or loaded, and why.
     pub fn load(spec: &ObjectSpec, options: &LoadOptions) -> Result<Self, LoadError> {
-        let wanted = wanted_programs(spec, options)?;
+        let wanted = spec.programs_with_slots(&options.programs).map_err(refusal::no_program)?;
         let mut warnings = Vec::new();
         let script = if options.scripted { Some(Script::new()?) } else { None };
         let btf = KernelBtf::load(spec, script.is_some(), &mut warnings);
@@ -129,30 +145,6 @@ pub fn verdicts(
         .collect())
 }
 
-/// The programs that were asked for and those that program arrays of the object name, in the object's order.
-fn wanted_programs<'s>(
-    spec: &'s ObjectSpec,
-    options: &LoadOptions,
-) -> Result<Vec<&'s ProgramSpec>, LoadError> {
-    let in_slots = spec.maps.iter().flat_map(|m| slots(&m.contents)).filter_map(|(_, slot)| match slot {
-        SlotRef::Program(name) => Some(name.as_str()),
-        SlotRef::Map(_) => None,
-    });
-    let names: Vec<&str> = options.programs.iter().map(String::as_str).chain(in_slots).collect();
-    if let Some(name) = names.iter().find(|n| !spec.programs.iter().any(|p| p.name == **n)) {
-        return Err(refusal::no_program(name));
-    }
-    Ok(spec.programs.iter().filter(|p| names.contains(&p.name.as_str())).collect())
-}
-
-/// The `.values` initialisers of a map.
-fn slots(contents: &MapContents) -> &[(u32, SlotRef)] {
-    match contents {
-        MapContents::Slots(slots) => slots,
-        MapContents::Empty | MapContents::Data(_) => &[],
-    }
-}
-
 /// Puts loaded programs into the program arrays that name them.
 fn fill_program_slots(
     spec: &ObjectSpec,
@@ -161,7 +153,7 @@ fn fill_program_slots(
 ) -> Result<(), LoadError> {
     use std::os::fd::{AsFd, AsRawFd};
     for (map_spec, map) in spec.maps.iter().zip(maps) {
-        for (key, slot) in slots(&map_spec.contents) {
+        for (key, slot) in map_spec.contents.slots() {
             let SlotRef::Program(name) = slot else { continue };
             let Some((_, prog)) = programs.iter().find(|(info, _)| info.name == *name) else { continue };
             let fd = prog.as_fd().as_raw_fd();

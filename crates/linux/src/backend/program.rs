@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use bpf::Insn;
 use bpf::btf::{Btf, BtfKind};
 use bpf::object::{KfuncRef, KsymRef, ObjectSpec, POISON_KFUNC, ProgramSpec};
-use control::LoadError;
+use control::{LoadError, Verification};
 use uapi::bpf::*;
 use uapi::bpf_attr;
 
 use crate::host;
-use crate::sys::{Map, Prog, ProgArgs};
+use crate::sys::{Map, Prog, ProgArgs, ProgError};
 
 use super::btf::KernelBtf;
 use super::refusal;
@@ -64,9 +64,25 @@ impl Loader<'_> {
         Ok(Prog::load(&args).map(|(_, log)| log).map_err(|refused| (refused.errno, refused.log)))
     }
 
+    /// Loads a program for its verifier's log, with statistics, and lets go of it.
+    pub(super) fn verify(&self, program: &ProgramSpec, log_level: u32) -> Result<Verification, LoadError> {
+        const STATISTICS: u32 = 4;
+        let body = self.resolve(program).map_err(|reason| refusal::unresolved(&program.name, reason))?;
+        // Without level 1 the log does not show the instruction that was refused.
+        let args = ProgArgs { log_level: log_level.max(1) | STATISTICS, ..self.args(program, &body) };
+        let mut verification = match Prog::load(&args) {
+            Ok((_, log)) => Verification::from_kernel_log(None, &log),
+            Err(ProgError { errno, log }) => Verification::from_kernel_log(Some(errno), &log),
+        };
+        if log_level == 0 {
+            verification.log.clear();
+        }
+        Ok(verification)
+    }
+
     fn submit(&self, program: &ProgramSpec, body: &Body) -> Result<Prog, LoadError> {
-        let args = self.args(program, body);
-        Prog::load(&args).map(|(prog, _)| prog).map_err(|refused| refusal::program(&program.name, refused))
+        let loaded = Prog::load(&self.args(program, body));
+        loaded.map(|(prog, _)| prog).map_err(|refused| refusal::program(&program.name, refused))
     }
 
     fn args<'b>(&'b self, program: &'b ProgramSpec, body: &'b Body) -> ProgArgs<'b> {

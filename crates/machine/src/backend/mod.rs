@@ -6,13 +6,15 @@
 mod maps;
 mod object;
 mod refs;
+mod verify;
 
 use std::sync::Arc;
 
+use bpf::btf::Btf;
 use bpf::maps::Map;
-use bpf::object::{MapContents, ObjectSpec, ProgramSpec, SlotRef};
+use bpf::object::{ObjectSpec, ProgramSpec};
 use bpf::vm::{Program, Symbols};
-use control::{Backend, EngineKind, LoadError, LoadOptions, Loaded, ProgramInfo};
+use control::{Backend, EngineKind, LoadError, LoadOptions, Loaded, ProgramInfo, Verification};
 use uapi::Errno;
 
 use crate::NetTables;
@@ -30,6 +32,8 @@ pub struct EngineBackend {
     pub net: Arc<NetTables>,
     /// Bytes that each map may take at most.
     pub memory_limit: u64,
+    /// Types of the kernel that is stood in for, which kfuncs and kernel pointers are verified against.
+    pub kernel_btf: Option<Arc<Btf>>,
     next_id: u32,
 }
 
@@ -37,7 +41,7 @@ impl EngineBackend {
     /// A host with this many CPUs and this network.
     #[must_use]
     pub fn new(cpus: u32, seed: u64, net: Arc<NetTables>) -> Self {
-        Self { cpus: cpus.max(1), seed, net, memory_limit: 16 << 30, next_id: 0 }
+        Self { cpus: cpus.max(1), seed, net, memory_limit: 16 << 30, kernel_btf: None, next_id: 0 }
     }
 
     fn new_id(&mut self) -> u32 {
@@ -58,7 +62,10 @@ impl Backend for EngineBackend {
     fn load(&mut self, spec: &ObjectSpec, options: &LoadOptions) -> Result<Box<dyn Loaded>, LoadError> {
         let maps = maps::create_all(self, spec)?;
         let mut programs = Vec::new();
-        for wanted in wanted_programs(spec, options)? {
+        for wanted in spec.programs_with_slots(&options.programs).map_err(no_program)? {
+            if !options.unverified {
+                verify::check(self, spec, wanted)?;
+            }
             let id = self.new_id();
             programs.push((link(wanted, id, &maps, options)?, info(wanted, id)));
         }
@@ -67,33 +74,25 @@ impl Backend for EngineBackend {
         object.freeze(spec)?;
         Ok(Box::new(object))
     }
+
+    fn verify(
+        &mut self,
+        spec: &ObjectSpec,
+        program: &str,
+        log_level: u32,
+    ) -> Result<Verification, LoadError> {
+        let named = spec.programs.iter().find(|p| p.name == program);
+        Ok(verify::verify(self, spec, named.ok_or_else(|| no_program(program))?, log_level))
+    }
 }
 
-/// The programs that the caller names, and those that program arrays of the object name.
-fn wanted_programs<'a>(
-    spec: &'a ObjectSpec,
-    options: &LoadOptions,
-) -> Result<Vec<&'a ProgramSpec>, LoadError> {
-    let mut names: Vec<&str> = options.programs.iter().map(String::as_str).collect();
-    for map in &spec.maps {
-        if let MapContents::Slots(slots) = &map.contents {
-            names.extend(slots.iter().filter_map(|(_, slot)| match slot {
-                SlotRef::Program(name) => Some(name.as_str()),
-                SlotRef::Map(_) => None,
-            }));
-        }
+fn no_program(name: &str) -> LoadError {
+    LoadError::Program {
+        program: name.to_owned(),
+        errno: Errno::ENOENT,
+        reason: "the object has no such program".to_owned(),
+        log: String::new(),
     }
-    for name in &names {
-        if !spec.programs.iter().any(|p| p.name == *name) {
-            return Err(LoadError::Program {
-                program: (*name).to_owned(),
-                errno: Errno::ENOENT,
-                reason: "the object has no such program".to_owned(),
-                log: String::new(),
-            });
-        }
-    }
-    Ok(spec.programs.iter().filter(|p| names.contains(&p.name.as_str())).collect())
 }
 
 fn info(spec: &ProgramSpec, id: u32) -> ProgramInfo {

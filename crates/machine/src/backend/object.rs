@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bpf::maps::{Map, MapFd};
-use bpf::object::{MapContents, ObjectSpec, SlotRef};
+use bpf::object::{ObjectSpec, SlotRef};
 use bpf::vm::Program;
 use control::{LoadError, Loaded, MapInfo, OutputEvent, ProgramInfo, TestRun, TestRunError, TestRunOutput};
 use uapi::Errno;
@@ -67,8 +67,7 @@ impl EngineObject {
                         .map_err(|errno| error(map_spec, errno, "its rings"))?;
                 }
             }
-            let MapContents::Slots(slots) = &map_spec.contents else { continue };
-            for (key, slot) in slots {
+            for (key, slot) in map_spec.contents.slots() {
                 let number = match slot {
                     SlotRef::Map(index) => self.map_infos.get(*index).map(|m| m.id),
                     SlotRef::Program(name) => {
