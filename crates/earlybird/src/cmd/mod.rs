@@ -2,6 +2,7 @@
 
 mod generate;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Verify(verify::VerifyArgs),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -28,6 +30,8 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// It was asked for wrongly; status 2.
     Usage(anyhow::Error),
+    /// Programs were rejected, which has been said; status 1.
+    Rejected,
     /// It was done, and the engine and the kernel differ; status 3.
     Differ,
 }
@@ -42,6 +46,7 @@ impl From<anyhow::Error> for Failure {
 pub(crate) fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions(args) => {
             generate::completions(&args, Args::command());
             Ok(())
@@ -50,6 +55,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let (status, error) = match result {
         Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Rejected) => return ExitCode::from(1),
         Err(Failure::Differ) => return ExitCode::from(3),
         Err(Failure::Failed(e)) => (1, e),
         Err(Failure::Usage(e)) => (2, e),
