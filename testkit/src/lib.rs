@@ -1,1 +1,8 @@
-//! x
+//! What tests and benches share: an assembler, the instruction corpus, random programs, and runs on the
+//! engine and on the running kernel. Nothing here is part of the product.
+
+pub mod asm;
+pub mod engine;
+pub mod isa;
+pub mod kernel;
+pub mod programs;

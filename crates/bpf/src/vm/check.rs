@@ -23,16 +23,22 @@ pub(super) fn check(insns: &[Insn], subprogs: &[Subprog]) -> Result<(), Flaw> {
     if insns.is_empty() {
         return Err(flaw(0, "a program has at least one instruction".to_owned()));
     }
-    let wide = wide_slots(insns)?;
-    check_functions(insns, subprogs, &wide)?;
-    for (i, insn) in insns.iter().enumerate().filter(|(i, _)| !wide[*i]) {
+    check_functions(insns, subprogs)?;
+    let second = second_slots(insns)?;
+    let starts = || insns.iter().enumerate().filter(|(i, _)| !second[*i]);
+    for (i, insn) in starts() {
         check_insn(*insn).map_err(|message| flaw(i, message))?;
     }
-    Ok(())
+    let targets = starts().filter_map(|(i, insn)| Some((i, (i as i64 + 1 + jump_distance(*insn)?) as usize)));
+    let entries = subprogs.iter().map(|s| (s.start as usize, s.start as usize));
+    match targets.chain(entries).find(|(_, to)| second[*to]) {
+        Some((i, to)) => Err(flaw(i, format!("jump into the middle of ldimm64 insn {}", to - 1))),
+        None => Ok(()),
+    }
 }
 
 /// Which slots are the second half of a 16-byte instruction.
-fn wide_slots(insns: &[Insn]) -> Result<Vec<bool>, Flaw> {
+fn second_slots(insns: &[Insn]) -> Result<Vec<bool>, Flaw> {
     let mut second = vec![false; insns.len()];
     let mut i = 0;
     while i < insns.len() {
@@ -63,29 +69,25 @@ pub(super) fn jump_distance(insn: Insn) -> Option<i64> {
     }
 }
 
-/// Every jump stays in its function and goes to the start of an instruction, and no function runs into
-/// the next one.
-fn check_functions(insns: &[Insn], subprogs: &[Subprog], wide: &[bool]) -> Result<(), Flaw> {
+/// Every jump stays in its function, and no function runs into the next one.
+fn check_functions(insns: &[Insn], subprogs: &[Subprog]) -> Result<(), Flaw> {
     let flaw = |insn, message: String| Err(Flaw { insn, errno: Errno::EINVAL, message });
     for (n, subprog) in subprogs.iter().enumerate() {
         let start = subprog.start as usize;
         let end = subprogs.get(n + 1).map_or(insns.len(), |next| next.start as usize);
-        if start >= end || end > insns.len() || wide[start] {
-            return flaw(start, format!("function {:?} does not start at an instruction", subprog.name));
+        if start >= end || end > insns.len() {
+            return flaw(start, format!("function {:?} has no instructions", subprog.name));
         }
         for (i, insn) in insns[start..end].iter().enumerate().map(|(i, insn)| (start + i, *insn)) {
-            let Some(distance) = jump_distance(insn).filter(|_| !wide[i]) else { continue };
+            let Some(distance) = jump_distance(insn) else { continue };
             let to = i as i64 + 1 + distance;
             if to < start as i64 || to >= end as i64 {
                 return flaw(i, format!("jump out of range from insn {i} to {to}"));
             }
-            if wide[to as usize] {
-                return flaw(i, format!("jump into the middle of ldimm64 insn {}", to - 1));
-            }
         }
         let last = insns[end - 1];
         let ends = last.is_exit() || matches!(last.code, JA | GOTOL);
-        if !ends || wide[end - 1] {
+        if !ends {
             return flaw(end - 1, "last insn is not an exit or jmp".to_owned());
         }
     }
@@ -306,6 +308,6 @@ mod tests {
         assert_eq!(message(&[ja(-2), EXIT]), "jump out of range from insn 0 to -1");
         assert_eq!(message(&[ja(1), wide[0], wide[1], EXIT]), "jump into the middle of ldimm64 insn 1");
         assert_eq!(message(&[EXIT, wide[0], wide[1]]), "last insn is not an exit or jmp");
-        assert_eq!(message(&[EXIT, wide[0]]), "invalid bpf_ld_imm64 insn");
+        assert_eq!(message(&[wide[0], EXIT]), "invalid bpf_ld_imm64 insn");
     }
 }

@@ -207,7 +207,7 @@ impl Linker<'_> {
         let mut helpers = vec![None; HELPER_NAMES.len()];
         for (i, insn) in self.spec.insns.iter().enumerate().filter(|(_, insn)| insn.is_helper_call()) {
             let number = insn.imm;
-            let named = usize::try_from(number).ok().filter(|n| (1..HELPER_NAMES.len()).contains(n));
+            let named = usize::try_from(number).ok().filter(|n| *n < HELPER_NAMES.len());
             let Some(n) = named else {
                 return Err(self.error(i, Errno::EINVAL, format!("invalid func unknown#{number}")));
             };

@@ -90,26 +90,36 @@ impl Scratch {
             depths: Default::default(),
             frames: 0,
         };
-        scratch.begin();
-        scratch
-    }
-
-    /// Forgets the last run.
-    pub(super) fn begin(&mut self) {
-        self.regions.clear();
-        self.labels.clear();
-        self.by_host.clear();
-        self.free.clear();
-        self.frames = 0;
         for slot in 0..FIXED_SLOTS {
             let kind = match slot {
                 CONTEXT => RegionKind::Context,
                 PACKET => RegionKind::Packet,
                 depth => RegionKind::Stack(depth as u8),
             };
-            self.labels.push(Label { kind, generation: 0, alive: false, writable: true, len: 0 });
-            self.regions.push(Region { guest: 0, host: std::ptr::null_mut(), read: 0, write: 0 });
+            scratch.add_slot(kind);
         }
+        scratch
+    }
+
+    /// Forgets the last run.
+    pub(super) fn begin(&mut self) {
+        self.regions.truncate(FIXED_SLOTS);
+        self.labels.truncate(FIXED_SLOTS);
+        // Generations start over, so that pointers do not depend on earlier runs.
+        for (region, label) in self.regions.iter_mut().zip(&mut self.labels) {
+            (region.read, region.write) = (0, 0);
+            (label.generation, label.alive) = (0, false);
+        }
+        if !self.by_host.is_empty() {
+            self.by_host.clear();
+        }
+        self.free.clear();
+        self.frames = 0;
+    }
+
+    fn add_slot(&mut self, kind: RegionKind) {
+        self.labels.push(Label { kind, generation: 0, alive: false, writable: false, len: 0 });
+        self.regions.push(Region { guest: 0, host: std::ptr::null_mut(), read: 0, write: 0 });
     }
 
     /// The region that an address names, alive or not.
@@ -176,8 +186,7 @@ impl Scratch {
         if full {
             return Err(Fault::illegal(format!("pointers to more than {SLOTS_MAX} things in one run")));
         }
-        self.labels.push(Label { kind, generation: 0, alive: false, writable: false, len: 0 });
-        self.regions.push(Region { guest: 0, host: std::ptr::null_mut(), read: 0, write: 0 });
+        self.add_slot(kind);
         Ok(self.regions.len() - 1)
     }
 

@@ -16,7 +16,7 @@ pub(in crate::vm) fn decode(spec: &ProgramSpec, ksyms: &[u64]) -> Box<[Code]> {
         let at = code.len();
         if insn.is_ld_imm64() {
             code.push(wide(*insn, insns[at + 1], at, ksyms));
-            code.push(Code { op: Unreachable, dst: 0, src: 0, size: 0, target: 0, imm: 0 });
+            code.push(Code { op: Unreachable, dst: 0, src: 0, size: 0, off: 0, imm: 0 });
         } else {
             code.push(narrow(*insn, at, spec));
         }
@@ -26,10 +26,10 @@ pub(in crate::vm) fn decode(spec: &ProgramSpec, ksyms: &[u64]) -> Box<[Code]> {
 
 fn wide(insn: Insn, second: Insn, at: usize, ksyms: &[u64]) -> Code {
     let whole = (second.imm as u32 as u64) << 32 | insn.imm as u32 as u64;
-    let load = |op, target, imm: u64| Code { op, dst: insn.dst, src: 0, size: 0, target, imm: imm as i64 };
+    let load = |op, off, imm: u64| Code { op, dst: insn.dst & 15, src: 0, size: 0, off, imm: imm as i64 };
     match insn.src {
         BPF_PSEUDO_MAP_IDX => load(LoadMap, 0, insn.imm as u64),
-        BPF_PSEUDO_MAP_IDX_VALUE => load(LoadMapValue, insn.imm as u32, second.imm as u32 as u64),
+        BPF_PSEUDO_MAP_IDX_VALUE => load(LoadMapValue, insn.imm, second.imm as u32 as u64),
         BPF_PSEUDO_FUNC => load(LoadImm64, 0, CALLBACK_BASE + (at as i64 + 1 + i64::from(insn.imm)) as u64),
         BPF_PSEUDO_BTF_ID => load(LoadImm64, 0, ksyms[insn.imm as usize]),
         _ => load(LoadImm64, 0, whole),
@@ -38,8 +38,8 @@ fn wide(insn: Insn, second: Insn, at: usize, ksyms: &[u64]) -> Code {
 
 fn narrow(insn: Insn, at: usize, spec: &ProgramSpec) -> Code {
     let imm = i64::from(insn.imm);
-    let target = i64::from(insn.off) as u32;
-    let plain = Code { op: Exit, dst: insn.dst, src: insn.src, size: insn.access_size(), target, imm };
+    let (dst, src, off) = (insn.dst & 15, insn.src & 15, i32::from(insn.off));
+    let plain = Code { op: Exit, dst, src, size: insn.access_size(), off, imm };
     match insn.class() {
         BPF_ALU | BPF_ALU64 => Code { op: alu(insn), ..plain },
         BPF_JMP | BPF_JMP32 => jump(insn, at, spec, plain),
@@ -126,11 +126,10 @@ fn swap(insn: Insn) -> Op {
 }
 
 fn jump(insn: Insn, at: usize, spec: &ProgramSpec, plain: Code) -> Code {
-    let to = |distance: i64| (at as i64 + 1 + distance) as u32;
     let forms = match insn.op() {
-        BPF_CALL => return call(insn, spec, Code { target: to(plain.imm), ..plain }),
+        BPF_CALL => return call(insn, spec, Code { off: (at as i64 + 1 + plain.imm) as i32, ..plain }),
         BPF_EXIT => return plain,
-        BPF_JA if insn.class() == BPF_JMP32 => return Code { op: Ja, target: to(plain.imm), ..plain },
+        BPF_JA if insn.class() == BPF_JMP32 => return Code { op: Ja, off: insn.imm, ..plain },
         BPF_JA => [Ja; 4],
         BPF_JCOND => [MayGoto; 4],
         BPF_JEQ => [Jeq64K, Jeq64X, Jeq32K, Jeq32X],
@@ -145,7 +144,7 @@ fn jump(insn: Insn, at: usize, spec: &ProgramSpec, plain: Code) -> Code {
         BPF_JSLE => [Jsle64K, Jsle64X, Jsle32K, Jsle32X],
         _ => [Jset64K, Jset64X, Jset32K, Jset32X],
     };
-    Code { op: pick(insn, forms), target: to(i64::from(insn.off)), ..plain }
+    Code { op: pick(insn, forms), ..plain }
 }
 
 fn call(insn: Insn, spec: &ProgramSpec, code: Code) -> Code {

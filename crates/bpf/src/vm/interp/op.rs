@@ -32,10 +32,10 @@ pub(super) enum Op {
     LoadImm64,
     /// A map of the program: its position in `imm`.
     LoadMap,
-    /// The bytes of a map of the program: its position in `target`, the offset in `imm`.
+    /// The bytes of a map of the program: its position in `off`, the offset in `imm`.
     LoadMapValue,
 
-    /// A function of the program at `target`.
+    /// A function of the program at `off`.
     Call,
     /// A helper: its number in `imm`.
     Helper,
@@ -52,12 +52,13 @@ pub(super) enum Op {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::vm) struct Code {
     pub(super) op: Op,
+    /// A number of 4 bits, as [`Code::src`].
     pub(super) dst: u8,
     pub(super) src: u8,
     /// Bytes of an access of [`Op::LoadAcquire`] or [`Op::StoreRelease`].
     pub(super) size: u8,
-    /// Where a jump or call goes; the offset of a load or store as `i32`.
-    pub(super) target: u32,
+    /// The offset of a load or store; how far a jump goes from the next instruction; what a call calls.
+    pub(super) off: i32,
     /// The immediate, sign-extended.
     pub(super) imm: i64,
 }
