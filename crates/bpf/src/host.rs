@@ -247,6 +247,13 @@ pub struct SynCookiePolicy {
     pub recent_overflow: bool,
 }
 
+/// What user space puts into a slot of a perf event array to receive samples: an event that is open on a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PerfEvent {
+    /// CPU.
+    pub cpu: u32,
+}
+
 /// An event that a program sends to user space.
 #[derive(Debug)]
 pub enum Event<'a> {

@@ -8,10 +8,15 @@ mod bpf_loop;
 mod csum;
 mod dynptr;
 mod fib;
+mod map;
 mod mtu;
 mod packet;
+mod perf;
 mod print;
+mod redirect;
+mod ringbuf;
 mod sock;
+mod spin;
 mod string;
 mod syncookie;
 mod task;
@@ -23,6 +28,7 @@ use uapi::Errno;
 use uapi::bpf::func;
 
 pub(crate) use dynptr::{Dynptr, DynptrKind};
+pub(crate) use map::sum_elem_count;
 
 use crate::vm::{Fault, HelperFn, Run};
 
@@ -43,6 +49,7 @@ pub fn helper(id: i32) -> Option<HelperFn> {
         func::DYNPTR_READ => dynptr::dynptr_read,
         func::DYNPTR_WRITE => dynptr::dynptr_write,
         func::FIB_LOOKUP => fib::fib_lookup,
+        func::FOR_EACH_MAP_ELEM => map::for_each_map_elem,
         func::GET_CGROUP_CLASSID => task::get_cgroup_classid,
         func::GET_CURRENT_ANCESTOR_CGROUP_ID => task::get_current_ancestor_cgroup_id,
         func::GET_CURRENT_CGROUP_ID => task::get_current_cgroup_id,
@@ -59,11 +66,31 @@ pub fn helper(id: i32) -> Option<HelperFn> {
         func::KTIME_GET_NS => time::ktime_get_ns,
         func::KTIME_GET_TAI_NS => time::ktime_get_tai_ns,
         func::LOOP => bpf_loop::bpf_loop,
+        func::MAP_DELETE_ELEM => map::delete_elem,
+        func::MAP_LOOKUP_ELEM => map::lookup_elem,
+        func::MAP_LOOKUP_PERCPU_ELEM => map::lookup_percpu_elem,
+        func::MAP_PEEK_ELEM => map::peek_elem,
+        func::MAP_POP_ELEM => map::pop_elem,
+        func::MAP_PUSH_ELEM => map::push_elem,
+        func::MAP_UPDATE_ELEM => map::update_elem,
+        func::PERF_EVENT_OUTPUT => perf::event_output,
+        func::REDIRECT => redirect::redirect,
+        func::REDIRECT_MAP => redirect::redirect_map,
+        func::RINGBUF_DISCARD => ringbuf::discard,
+        func::RINGBUF_DISCARD_DYNPTR => ringbuf::discard_dynptr,
+        func::RINGBUF_OUTPUT => ringbuf::output,
+        func::RINGBUF_QUERY => ringbuf::query,
+        func::RINGBUF_RESERVE => ringbuf::reserve,
+        func::RINGBUF_RESERVE_DYNPTR => ringbuf::reserve_dynptr,
+        func::RINGBUF_SUBMIT => ringbuf::submit,
+        func::RINGBUF_SUBMIT_DYNPTR => ringbuf::submit_dynptr,
         func::SKC_LOOKUP_TCP => sock::skc_lookup_tcp,
         func::SK_LOOKUP_TCP => sock::sk_lookup_tcp,
         func::SK_LOOKUP_UDP => sock::sk_lookup_udp,
         func::SK_RELEASE => sock::sk_release,
         func::SNPRINTF => print::snprintf,
+        func::SPIN_LOCK => spin::lock,
+        func::SPIN_UNLOCK => spin::unlock,
         func::STRNCMP => string::strncmp,
         func::STRTOL => string::strtol,
         func::STRTOUL => string::strtoul,
@@ -75,6 +102,7 @@ pub fn helper(id: i32) -> Option<HelperFn> {
         func::TCP_RAW_GEN_SYNCOOKIE_IPV6 => syncookie::tcp_raw_gen_syncookie_ipv6,
         func::TRACE_PRINTK => print::trace_printk,
         func::TRACE_VPRINTK => print::trace_vprintk,
+        func::USER_RINGBUF_DRAIN => ringbuf::user_ringbuf_drain,
         func::XDP_ADJUST_HEAD => packet::adjust_head,
         func::XDP_ADJUST_META => packet::adjust_meta,
         func::XDP_ADJUST_TAIL => packet::adjust_tail,

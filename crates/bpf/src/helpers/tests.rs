@@ -1,7 +1,9 @@
 //! Helpers called as programs call them. The numbers are a 6.18 kernel's where a kernel was asked.
 
 mod dynptr;
+mod maps;
 mod net;
+mod rings;
 mod text;
 pub(crate) mod world;
 

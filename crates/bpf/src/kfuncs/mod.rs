@@ -37,6 +37,7 @@ pub fn kfunc(name: &str) -> Option<HelperFn> {
         "bpf_iter_num_next" => iter::num_next,
         "bpf_local_irq_restore" => critical::local_irq_restore,
         "bpf_local_irq_save" => critical::local_irq_save,
+        "bpf_map_sum_elem_count" => crate::helpers::sum_elem_count,
         "bpf_preempt_disable" | "bpf_preempt_enable" => critical::nothing,
         "bpf_rcu_read_lock" | "bpf_rcu_read_unlock" => critical::nothing,
         "bpf_rdonly_cast" => xdp::rdonly_cast,

@@ -254,6 +254,15 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
         self.owned.remove(&addr);
     }
 
+    /// The host address that a pointer to the start of something stands for; `None` if it is not alive.
+    #[must_use]
+    pub fn host_addr(&self, addr: u64) -> Option<u64> {
+        match &self.table {
+            None => Some(addr),
+            Some(table) => table.kind_at(addr).map(|(_, host)| host.addr() as u64),
+        }
+    }
+
     /// What a live pointer points to, if it points to the start of it. Unchecked runs do not know.
     #[must_use]
     pub fn kind_at(&self, addr: u64) -> Option<RegionKind> {

@@ -30,15 +30,17 @@ pub struct Run<'r, 'q> {
     pub(super) insn: u32,
     pub(super) observer: Option<&'r mut dyn Observer>,
     cpu: u32,
-    references: Vec<Reference>,
+    references: Vec<Reference<'r>>,
 }
 
 /// Something that the program must give back before it ends.
 #[derive(Clone, Copy)]
-struct Reference {
+struct Reference<'r> {
     addr: u64,
     kind: RegionKind,
     insn: u32,
+    /// The map that it belongs to.
+    map: Option<&'r Arc<Map>>,
 }
 
 impl<'r, 'q> Run<'r, 'q> {
@@ -176,7 +178,18 @@ impl<'r, 'q> Run<'r, 'q> {
 
     /// Notes that the program must give back what `addr` points to.
     pub fn acquire(&mut self, addr: u64, kind: RegionKind) {
-        self.references.push(Reference { addr, kind, insn: self.insn });
+        self.references.push(Reference { addr, kind, insn: self.insn, map: None });
+    }
+
+    /// Notes that the program must give back what `addr` points to, which belongs to a map.
+    pub fn acquire_from(&mut self, addr: u64, kind: RegionKind, map: &'r Arc<Map>) {
+        self.references.push(Reference { addr, kind, insn: self.insn, map: Some(map) });
+    }
+
+    /// Whether the program has something of this kind to give back.
+    #[must_use]
+    pub fn holds(&self, kind: RegionKind) -> bool {
+        self.references.iter().any(|r| r.kind == kind)
     }
 
     /// Notes that the program has given back what `addr` points to.
@@ -185,8 +198,21 @@ impl<'r, 'q> Run<'r, 'q> {
     ///
     /// The violation if it has not acquired that, or has released it before.
     pub fn release(&mut self, addr: u64) -> Result<RegionKind, Fault> {
+        self.take_reference(addr).map(|r| r.kind)
+    }
+
+    /// As [`Run::release`], and answers the map that it belongs to.
+    ///
+    /// # Errors
+    ///
+    /// The violation if it has not acquired that, or has released it before.
+    pub fn release_to(&mut self, addr: u64) -> Result<Option<&'r Arc<Map>>, Fault> {
+        self.take_reference(addr).map(|r| r.map)
+    }
+
+    fn take_reference(&mut self, addr: u64) -> Result<Reference<'r>, Fault> {
         match self.references.iter().rposition(|r| r.addr == addr) {
-            Some(i) => Ok(self.references.swap_remove(i).kind),
+            Some(i) => Ok(self.references.swap_remove(i)),
             None => Err(Fault::illegal(format!("{addr:#x} is released, but is no acquired reference"))),
         }
     }

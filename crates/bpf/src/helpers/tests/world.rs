@@ -9,6 +9,7 @@ use uapi::Errno;
 
 use crate::host::*;
 use crate::insn::Insn;
+use crate::maps::{Map, MapContext, MapDef};
 use crate::object::ProgramSpec;
 use crate::redirect::RedirectInfo;
 use crate::vm::{Program, RegionKind, Run, Scratch, Symbols};
@@ -91,15 +92,46 @@ impl Host for World {
 }
 
 /// Runs a test as a helper of a program over a packet of `size` bytes, byte `i` being `i`.
-pub(crate) fn with_run(size: usize, mut world: World, test: impl FnOnce(&mut Run<'_, '_>)) {
-    let spec = ProgramSpec::bare("p", vec![Insn::new(0xb7, 0, 0, 0, 2), Insn::new(0x95, 0, 0, 0, 0)]);
+pub(crate) fn with_run(size: usize, world: World, test: impl FnOnce(&mut Run<'_, '_>)) {
+    let insns = vec![Insn::new(0xb7, 0, 0, 0, 2), Insn::new(0x95, 0, 0, 0, 0)];
+    with_program(insns, &[], size, world, test);
+}
+
+/// As [`with_run`], as a helper of a program with maps.
+pub(crate) fn with_maps(defs: &[MapDef], world: World, test: impl FnOnce(&mut Run<'_, '_>, &[u64])) {
+    let insns = vec![Insn::new(0xb7, 0, 0, 0, 2), Insn::new(0x95, 0, 0, 0, 0)];
+    with_program(insns, &maps(defs), 64, world, |run| {
+        let program = run.program();
+        let addrs: Vec<_> =
+            program.maps().iter().map(|map| run.memory.expose_map(map).expect("room")).collect();
+        test(run, &addrs);
+    });
+}
+
+/// Maps with numbers from 1 for four CPUs.
+pub(crate) fn maps(defs: &[MapDef]) -> Vec<Arc<Map>> {
+    let create = |(i, def): (usize, &MapDef)| {
+        let context = MapContext { id: i as u32 + 1, cpus: 4, ..MapContext::default() };
+        Map::create(def.clone(), &context).expect("correct")
+    };
+    defs.iter().enumerate().map(create).collect()
+}
+
+/// Runs a test as a helper of this program.
+pub(crate) fn with_program(
+    insns: Vec<Insn>,
+    maps: &[Arc<Map>],
+    size: usize,
+    mut world: World,
+    test: impl FnOnce(&mut Run<'_, '_>),
+) {
     let symbols = Symbols { helper: crate::helpers::helper, kfunc: crate::kfuncs::kfunc };
-    let program = Arc::new(Program::link(&spec, 1, &[], symbols).expect("links"));
+    let program = Arc::new(Program::link(&ProgramSpec::bare("p", insns), 1, maps, symbols).expect("links"));
     let mut buff = XdpBuff::new(Frame::new(4096), 256, size, &RXQ).expect("fits");
     let bytes: Vec<u8> = (0..size).map(|i| i as u8).collect();
     buff.linear().copy_from(0, &bytes);
-    let (mut scratch, mut redirect) = (Scratch::new(), RedirectInfo::default());
-    test(&mut Run::checked(&program, &mem::epoch::pin(), &mut scratch, &mut buff, &mut redirect, &mut world));
+    let (mut scratch, mut redirect, guard) = (Scratch::new(), RedirectInfo::default(), mem::epoch::pin());
+    test(&mut Run::checked(&program, &guard, &mut scratch, &mut buff, &mut redirect, &mut world));
 }
 
 /// Gives the program memory.
