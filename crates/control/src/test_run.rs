@@ -69,11 +69,10 @@ pub struct TestRunOutput {
     pub duration_ns: u64,
     /// Where `XDP_REDIRECT` pointed, for backends that can tell.
     pub redirect: Option<RedirectTarget>,
-    /// What the scripted helpers returned, in the order of the calls: recorded by a backend that
-    /// answers by itself, the part that was used by one that follows a script.
+    /// What the scripted helpers returned, in the order of the calls.
     pub scripted: Vec<ScriptedCall>,
-    /// Calls of scripted helpers that the script had no answer for, because it had ended or named
-    /// another helper at that place. The backend answered these itself, so the run is not comparable.
+    /// How many of these a backend answered by itself although it follows scripts: from the first call on
+    /// that the script had no answer for, because it had ended or named another helper at that place.
     pub off_script: u64,
 }
 

@@ -102,14 +102,14 @@ impl Loaded for KernelObject {
         let result = self.progs[index].test_run(&mut args);
         drop(pinned);
         let result = result.map_err(|(errno, _)| explain(errno, request))?;
-        let (used, off_script) = self.script.as_ref().map_or((0, 0), Script::outcome);
+        let (scripted, off_script) = self.script.as_ref().map(Script::outcome).unwrap_or_default();
         Ok(TestRunOutput {
             retval: result.retval,
             data: self.out[..result.data_len.min(PACKET_MAX)].to_vec(),
             ctx: XdpMd::from_bytes(ctx_out),
             duration_ns: u64::from(result.duration_ns),
             redirect: None,
-            scripted: request.script[..used.min(request.script.len())].to_vec(),
+            scripted,
             off_script,
         })
     }

@@ -2,8 +2,9 @@
 //!
 //! A call of a scripted helper becomes a bpf2bpf call of a subprogram that is appended to the program, one
 //! per helper. It takes the next answer from a hidden array map which this process writes through a
-//! mapping. If the script has ended or names another helper, the subprogram counts that and calls the
-//! helper after all, so a program behaves as ever without a script. No instruction moves.
+//! mapping. If the script has ended or names another helper, the subprogram counts that, calls the helper
+//! after all and records its answer in the script's place; so a program behaves as ever without a script,
+//! and a run can be repeated. No instruction moves.
 //!
 //! Layout of the map's only value: `cursor`, `len`, `missed` (64 bits each), then 16 bytes per answer:
 //! helper, value.
@@ -69,10 +70,15 @@ impl Script {
         }
     }
 
-    /// Answers that the last run has taken, and calls that found none.
-    pub(super) fn outcome(&self) -> (usize, u64) {
-        let cursor = self.memory.load_acquire_u64(CURSOR);
-        (usize::try_from(cursor).unwrap_or(SCRIPT_MAX), self.memory.load_acquire_u64(MISSED))
+    /// The answers that the last run was given, and how many of them were not from the script.
+    pub(super) fn outcome(&self) -> (Vec<ScriptedCall>, u64) {
+        let used = self.memory.load_acquire_u64(CURSOR).min(SCRIPT_MAX as u64) as usize;
+        let call = |i: usize| {
+            let at = ENTRIES + i * ENTRY;
+            let helper = self.memory.load_acquire_u64(at) as i32;
+            ScriptedCall { helper, value: self.memory.load_acquire_u64(at + 8) }
+        };
+        ((0..used).map(call).collect(), self.memory.load_acquire_u64(MISSED))
     }
 
     /// Redirects the calls of scripted helpers; whether there were any.
@@ -151,10 +157,23 @@ impl Script {
             code[at].off = (miss - at - 1) as i16;
         }
         code.extend([
-            Insn::new(LDX, cursor, value, MISSED as i16, 0),
-            Insn::new(ALU | BPF_ADD | BPF_K, cursor, 0, 0, 1),
-            Insn::new(STX, value, cursor, MISSED as i16, 0),
+            Insn::new(LDX, temp, value, MISSED as i16, 0),
+            Insn::new(ALU | BPF_ADD | BPF_K, temp, 0, 0, 1),
+            Insn::new(STX, value, temp, MISSED as i16, 0),
             Insn::new(BPF_JMP | BPF_CALL, 0, 0, 0, helper),
+        ]);
+        // What the kernel answers by itself is recorded, and ends the script.
+        code.extend([
+            Insn::new(BPF_JMP | BPF_JGT | BPF_K, cursor, 0, 9, SCRIPT_MAX as i32 - 1),
+            Insn::new(ALU | BPF_MOV | BPF_X, temp, cursor, 0, 0),
+            Insn::new(ALU | BPF_LSH | BPF_K, temp, 0, 0, ENTRY.trailing_zeros() as i32),
+            Insn::new(ALU | BPF_MOV | BPF_X, entry, value, 0, 0),
+            Insn::new(ALU | BPF_ADD | BPF_X, entry, temp, 0, 0),
+            Insn::new(BPF_ST | BPF_MEM | BPF_DW, entry, 0, ENTRIES as i16, helper),
+            Insn::new(STX, entry, 0, ENTRIES as i16 + 8, 0),
+            Insn::new(ALU | BPF_ADD | BPF_K, cursor, 0, 0, 1),
+            Insn::new(STX, value, cursor, CURSOR as i16, 0),
+            Insn::new(STX, value, cursor, LEN as i16, 0),
             Insn::new(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
         ]);
         code

@@ -52,12 +52,17 @@ fn kernel_answers_itself_where_the_script_does_not() {
     let mut loaded = load(&clock_program(), &["main"], true).unwrap();
     let one = vec![scripted_call(func::KTIME_GET_NS, 5)];
     let output = loaded.test_run("main", &TestRun { script: one.clone(), ..packet(64) }).unwrap();
-    assert_eq!((output.scripted, output.off_script), (one, 3), "the script ends");
-    assert!(seen(&loaded)[0] == 5 && seen(&loaded)[2] > 1_000_000, "{:?}", seen(&loaded));
+    assert_eq!((output.scripted.len(), output.off_script), (4, 3), "the script ends");
+    assert_eq!(output.scripted[0], one[0]);
+    let before = seen(&loaded);
+    assert!(before[0] == 5 && before[2] > 1_000_000, "{before:?}");
+
+    let again = loaded.test_run("main", &TestRun { script: output.scripted, ..packet(64) }).unwrap();
+    assert_eq!((again.scripted.len(), again.off_script, seen(&loaded)), (4, 0, before), "what was recorded");
 
     let other = vec![scripted_call(func::JIFFIES64, 5)];
     let output = loaded.test_run("main", &TestRun { script: other, ..packet(64) }).unwrap();
-    assert_eq!((output.scripted.len(), output.off_script), (0, 4), "the script names another helper");
+    assert_eq!((output.scripted.len(), output.off_script), (4, 4), "the script names another helper");
 
     let no_such_cpu = vec![
         scripted_call(func::KTIME_GET_NS, 1),
