@@ -2,7 +2,9 @@
 //! engine and on the running kernel. Nothing here is part of the product.
 
 pub mod asm;
+pub mod differential;
 pub mod engine;
+pub mod generate;
 pub mod isa;
 pub mod kernel;
 pub mod programs;
