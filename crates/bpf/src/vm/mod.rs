@@ -9,6 +9,7 @@ mod check;
 mod fault;
 mod interp;
 mod memory;
+mod native;
 mod program;
 mod regions;
 mod run;
@@ -16,6 +17,9 @@ mod run;
 pub use fault::{Access, Fault, FaultKind};
 pub use interp::{Observer, Profile, Step};
 pub use memory::{GuestMemory, PacketBounds, RegionKind};
+#[cfg(test)]
+pub(crate) use native::call_in_test;
+pub use native::{NativeRun, abi, call};
 pub use program::{Callback, HelperFn, LinkError, Program, Symbols};
 pub use regions::Scratch;
 pub use run::Run;

@@ -282,6 +282,11 @@ impl Asm {
         self.emit(&i);
     }
 
+    /// `test [mem], reg` of 32 or 64 bits.
+    pub(crate) fn test_mr(&mut self, w: Width, mem: Mem, reg: Gpr) {
+        self.emit(&Ins::legacy(NONE, w.wide(), 0x85, reg.n(), Rm::Mem(mem), None));
+    }
+
     /// `op dst`.
     pub(crate) fn unary(&mut self, op: Unary, w: Width, dst: Gpr) {
         self.emit(&Ins::legacy(NONE, w.wide(), 0xf7, op as u8, Rm::Reg(dst.n()), None));
@@ -503,11 +508,6 @@ impl Asm {
     pub(crate) fn cmov(&mut self, cond: Cond, w: Width, dst: Gpr, src: Gpr) {
         let opcode = 0x0f40 | u32::from(cond.n());
         self.emit(&Ins::legacy(NONE, w.wide(), opcode, dst.n(), Rm::Reg(src.n()), None));
-    }
-
-    /// `cmp [mem], reg` with the memory operand first.
-    pub(crate) fn cmp_mr(&mut self, size: Size, mem: Mem, reg: Gpr) {
-        self.alu_mr(Alu::Cmp, size, mem, reg);
     }
 
     /// `jmp reg`.

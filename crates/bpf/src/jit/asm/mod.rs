@@ -88,11 +88,6 @@ impl Asm {
         debug_assert!(old.is_none(), "a label is bound once");
     }
 
-    /// Whether a label has been bound.
-    pub(crate) fn is_bound(&self, label: Label) -> bool {
-        self.labels[label.0 as usize].is_some()
-    }
-
     /// Whether instructions go to the rare stream.
     pub(crate) fn in_cold(&self) -> bool {
         self.in_cold
@@ -105,11 +100,6 @@ impl Asm {
             std::mem::swap(&mut self.out, &mut self.other);
             self.in_cold = cold;
         }
-    }
-
-    /// Bytes in the current stream, without items.
-    pub(crate) fn position(&self) -> usize {
-        self.out.len
     }
 
     fn item(&mut self, kind: ItemKind) {

@@ -1,10 +1,11 @@
 //! Operands of x86-64 instructions: registers, memory, conditions.
 
 /// A general register, by its number in machine code.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 #[allow(missing_docs, reason = "the names say all")]
 pub(crate) enum Gpr {
+    #[default]
     Rax,
     Rcx,
     Rdx,

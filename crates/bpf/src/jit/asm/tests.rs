@@ -298,6 +298,7 @@ fn other_forms_with_memory() {
                 assert_eq!(text_of(|s| s.load_be(w, r, mem)), format!("movbe {n},{text}"));
                 assert_eq!(text_of(|s| s.load_sx(w, Size::B, r, mem)), format!("movsx {n},byte ptr {text}"));
                 assert_eq!(text_of(|s| s.load_sx(w, Size::H, r, mem)), format!("movsx {n},word ptr {text}"));
+                assert_eq!(text_of(|s| s.test_mr(w, mem, r)), format!("test {text},{n}"));
                 assert_eq!(text_of(|s| s.lock_xadd(w, mem, r)), format!("lock xadd {text},{n}"));
                 assert_eq!(text_of(|s| s.lock_cmpxchg(w, mem, r)), format!("lock cmpxchg {text},{n}"));
                 assert_eq!(text_of(|s| s.crc32_m(w, r, mem)), format!("crc32 {n},{} {text}", ptr(size)));

@@ -1,0 +1,141 @@
+//! Compiled programs against the checked interpreter.
+
+mod generate;
+
+use std::sync::Arc;
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use mem::{Frame, RxqInfo, XdpBuff};
+use uapi::bpf::{BPF_ALU, BPF_ALU64, BPF_JA, BPF_JMP, BPF_LDX, BPF_MOV};
+
+use self::generate::{Generated, Rng};
+use super::*;
+use crate::host::{Clock, Host};
+use crate::object::{ProgramSpec, Subprog};
+use crate::redirect::RedirectInfo;
+use crate::vm::{Program, Run, Scratch, Symbols, abi, call_in_test};
+
+const RXQ: RxqInfo = RxqInfo { ifindex: 7, queue_index: 3, mem_type: 0, frag_size: 4096 };
+const PACKET: usize = 256;
+
+struct NoHost;
+
+impl Host for NoHost {
+    fn ktime_ns(&mut self, _: Clock) -> u64 {
+        0
+    }
+
+    fn prandom_u32(&mut self) -> u32 {
+        0
+    }
+}
+
+fn buff(seed: u64) -> XdpBuff<'static> {
+    let buff = XdpBuff::new(Frame::new(4096), 256, PACKET, &RXQ).expect("it fits");
+    let mut rng = Rng::new(seed);
+    for i in 0..PACKET {
+        buff.linear().write_u8(i, rng.next() as u8);
+    }
+    buff
+}
+
+/// R0 and the packet after a run; `None` if the program does what it may not do.
+fn interpret(program: &Arc<Program>, seed: u64) -> Option<(u64, Vec<u8>)> {
+    let mut buff = buff(seed);
+    let (mut scratch, mut redirect) = (Scratch::new(), RedirectInfo::default());
+    let mut host = NoHost;
+    let mut run = Run::checked(program, &mut scratch, &mut buff, &mut redirect, &mut host).with_fuel(100_000);
+    let result = run.execute().ok()?;
+    drop(run);
+    Some((result, buff.linear().to_vec()))
+}
+
+fn link(g: &Generated) -> Arc<Program> {
+    let mut spec = ProgramSpec::bare("generated", g.insns.clone());
+    spec.subprogs = g
+        .functions
+        .iter()
+        .map(|start| Subprog { name: format!("f{start}"), start: *start, btf: None, is_global: false })
+        .collect();
+    let symbols = Symbols { helper: |_| None, kfunc: |_| None };
+    Arc::new(Program::link(&spec, 1, &[], symbols).unwrap_or_else(|e| panic!("{e}")))
+}
+
+fn source<'a>(g: &'a Generated) -> Source<'a> {
+    let facts = Facts { insns: &g.facts, stack: &[] };
+    Source { insns: &g.insns, functions: &g.functions, facts, maps: &[], abi: abi() }
+}
+
+/// Machine code as text.
+fn disassemble(code: &[u8]) -> String {
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let mut formatter = IntelFormatter::new();
+    let mut text = String::new();
+    while decoder.can_decode() {
+        let insn = decoder.decode();
+        text.push_str(&format!("{:5x}  ", insn.ip()));
+        formatter.format(&insn, &mut text);
+        text.push('\n');
+    }
+    text
+}
+
+/// The first input for which compiled code and the interpreter differ, and how.
+fn difference(g: &Generated, cpu: Features) -> Option<String> {
+    let program = link(g);
+    let compiled = compile(&source(g), cpu).unwrap_or_else(|e| panic!("{e}"));
+    for input in 0..3 {
+        let expected = interpret(&program, input)?;
+        let mut buff = buff(input);
+        let result = call_in_test(&compiled, &mut buff);
+        let got = (result, buff.linear().to_vec());
+        if got != expected {
+            let at = (0..PACKET).find(|i| got.1[*i] != expected.1[*i]);
+            let code = disassemble(compiled.code());
+            let (r0, e0) = (got.0, expected.0);
+            return Some(format!("input {input}: r0 {r0:#x}, not {e0:#x}; first wrong byte {at:?}\n{code}"));
+        }
+    }
+    None
+}
+
+/// Leaves out every instruction that the difference does not need.
+fn reduce(g: &mut Generated, cpu: Features) -> String {
+    let nop = Insn::new(BPF_JMP | BPF_JA, 0, 0, 0, 0);
+    let mut last = difference(g, cpu).expect("there is one");
+    for i in (8..g.insns.len()).rev() {
+        let old = g.insns[i];
+        if old.is_exit() || old.code == 0 || old.is_ld_imm64() || old == nop {
+            continue;
+        }
+        let writes = matches!(old.class(), BPF_ALU | BPF_ALU64 | BPF_LDX);
+        // Pointers differ between engines, so no register may keep one for longer than it did.
+        g.insns[i] = if writes { Insn::new(BPF_ALU64 | BPF_MOV, old.dst, 0, 0, 5) } else { nop };
+        match difference(g, cpu) {
+            Some(text) => last = text,
+            None => g.insns[i] = old,
+        }
+    }
+    let lines = g.insns.iter().enumerate().filter(|(_, x)| **x != nop);
+    let listing: Vec<String> = lines.map(|(i, x)| format!("{i:4} {x:?}")).collect();
+    format!("{}\n{last}", listing.join("\n"))
+}
+
+fn check(seed: u64, cpu: Features) {
+    let mut g = generate::program(seed);
+    assert!((0..3).all(|input| interpret(&link(&g), input).is_some()), "seed {seed} is no good program");
+    if difference(&g, cpu).is_some() {
+        panic!("seed {seed}:\n{}", reduce(&mut g, cpu));
+    }
+}
+
+#[test]
+fn random_programs_do_what_the_interpreter_does() {
+    let all = Features { bmi2: true, movbe: true, sse42: true };
+    let here = Features::detect().expect("tests run on x86-64");
+    let n = std::env::var("JIT_RANDOM").ok().and_then(|n| n.parse().ok()).unwrap_or(3000);
+    let first = std::env::var("JIT_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    for seed in first..first + n {
+        check(seed, if seed % 3 == 0 || here != all { Features::BASELINE } else { all });
+    }
+}
