@@ -43,8 +43,9 @@ fn buff(seed: u64) -> XdpBuff<'static> {
 fn interpret(program: &Arc<Program>, seed: u64) -> Option<(u64, Vec<u8>)> {
     let mut buff = buff(seed);
     let (mut scratch, mut redirect) = (Scratch::new(), RedirectInfo::default());
-    let mut host = NoHost;
-    let mut run = Run::checked(program, &mut scratch, &mut buff, &mut redirect, &mut host).with_fuel(100_000);
+    let (mut host, guard) = (NoHost, mem::epoch::pin());
+    let mut run =
+        Run::checked(program, &guard, &mut scratch, &mut buff, &mut redirect, &mut host).with_fuel(100_000);
     let result = run.execute().ok()?;
     drop(run);
     Some((result, buff.linear().to_vec()))
