@@ -334,7 +334,7 @@ fn legacy_maps_are_read() {
     assert_eq!(map("xsks_map").map_type, MapType::Xskmap);
     assert_eq!((map("wide").map_type, map("wide").max_entries), (MapType::Array, 2));
     assert_eq!(map("own").map_type, MapType::PercpuArray);
-    let p = spec.program(None).unwrap();
+    let p = spec.program(Some("xdp_sock")).unwrap();
     assert_eq!((p.section.as_str(), p.section_kind), ("xdp_sock", SectionKind::Other));
     let used: Vec<_> = p
         .insns

@@ -1,6 +1,6 @@
 //! Why an object, or one of its programs, cannot be used.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// What cannot be loaded: where in which object, and the reason with what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,9 @@ impl fmt::Display for Problem {
         if !places.is_empty() {
             write!(f, "{}: ", places.join(", "))?;
         }
-        f.write_str(&self.reason)
+        // Names come from the file, and a message is one line.
+        let plain = |c: char| if c.is_control() { '?' } else { c };
+        self.reason.chars().try_for_each(|c| f.write_char(plain(c)))
     }
 }
 

@@ -1,5 +1,11 @@
 //! What the loader's integration tests share: where objects are, and the running kernel as a target.
 
+// Each test file uses a part of this.
+#![allow(dead_code)]
+
+pub(crate) mod elf;
+pub(crate) mod mutate;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
