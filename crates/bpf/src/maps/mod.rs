@@ -187,6 +187,12 @@ impl Map {
         }
     }
 
+    /// Whether user space can no longer write it (`BPF_MAP_FREEZE`).
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
     /// Where values lie, for compiled programs.
     #[must_use]
     pub fn layout(&self) -> Layout {

@@ -46,6 +46,7 @@ mod scalar;
 mod scc;
 mod stack;
 mod state;
+mod subject;
 mod subprogs;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! The outcome of a verification.
 
+use std::sync::Arc;
+
 use uapi::Errno;
 
 use super::env::{Aux, Env, MapInfo, Res, Subprog};
@@ -7,6 +9,9 @@ use super::facts::{InsnFact, Trace};
 use super::input::{Input, MapDef, Options};
 use super::record;
 use super::state::State;
+use super::subject::Subject;
+use crate::maps::Map;
+use crate::object::ProgramSpec;
 
 /// Most instructions of a program.
 const MAX_INSNS: usize = 1_000_000;
@@ -29,6 +34,7 @@ pub struct Stats {
 /// Proof that a program may run without checks. Only [`verify`] makes one.
 #[derive(Debug)]
 pub struct Verified {
+    subject: Subject,
     facts: Vec<InsnFact>,
     stats: Stats,
     log: String,
@@ -36,6 +42,15 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// Checks that it is this program, with maps as these, that has been verified.
+    ///
+    /// # Errors
+    ///
+    /// What is different.
+    pub fn covers(&self, spec: &ProgramSpec, maps: &[Arc<Map>]) -> Result<(), String> {
+        self.subject.covers(spec, maps)
+    }
+
     /// What holds at each instruction.
     #[must_use]
     pub fn facts(&self) -> &[InsnFact] {
@@ -119,7 +134,8 @@ pub fn verify(input: &Input<'_>, opts: &Options) -> Result<Verified, Box<Rejecti
             let maps = input.maps.len() as u32;
             let start = |s: u32| env.subprogs[s as usize].start;
             let facts = env.aux.iter().map(|a| InsnFact::of(a, start, maps)).collect();
-            Ok(Verified { facts, stats, log: env.log, trace: env.trace })
+            let subject = Subject::new(input, &env);
+            Ok(Verified { subject, facts, stats, log: env.log, trace: env.trace })
         }
         Err(errno) => Err(Box::new(Rejection {
             errno,

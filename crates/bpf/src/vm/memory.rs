@@ -25,6 +25,7 @@ use super::regions::{CONTEXT, PACKET, Scratch};
 use super::{Access, Fault};
 use crate::maps::Map;
 use crate::object::AttachType;
+use crate::verifier::Verified;
 
 /// What a region of memory is to the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -94,6 +95,18 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
         let packet = scratch.renew(PACKET, RegionKind::Packet, buff.meta_and_linear(), true);
         let (owned, fragments) = (BTreeMap::new(), Vec::new());
         Self { table: Some(scratch), buff, owned, fragments, ctx, packet, attach_type, owner: PhantomData }
+    }
+
+    /// Memory of a program that may run without checks, as its proof says. Addresses are the host's.
+    pub(super) fn unchecked(_: &Verified, buff: &'r mut XdpBuff<'q>, attach_type: AttachType) -> Self {
+        let (owned, fragments) = (BTreeMap::new(), Vec::new());
+        Self { table: None, buff, owned, fragments, ctx: 0, packet: 0, attach_type, owner: PhantomData }
+    }
+
+    /// Where a checked run keeps a pointer that the program's instructions name, 0 if it is not known yet.
+    #[inline]
+    pub(super) fn constant(&mut self, program: usize, index: usize) -> Option<&mut u64> {
+        Some(self.table.as_deref_mut()?.constant(program, index))
     }
 
     /// The packet.

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use uapi::Errno;
 use uapi::bpf::{
-    BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE, HELPER_NAMES, func,
+    BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE, HELPER_NAMES, MapType,
+    func,
 };
 
 use super::check::check;
 use super::interp::{Code, THROW, decode};
 use super::{Fault, Run};
 use crate::insn::Insn;
-use crate::maps::Map;
+use crate::maps::{Map, MapDef};
 use crate::object::{AttachType, ProgramSpec, Subprog};
+use crate::verifier::Verified;
 
 /// A helper or kfunc: arguments R1 to R5, result R0. What the kernel answers with a negative number is
 /// `Ok`; a [`Fault`] is what the kernel's verifier rules out.
@@ -40,6 +42,7 @@ pub struct Program {
     maps: Box<[Arc<Map>]>,
     helpers: Box<[Option<HelperFn>]>,
     kfuncs: Box<[Option<HelperFn>]>,
+    verified: Option<Verified>,
 }
 
 /// A program cannot be made runnable.
@@ -87,7 +90,35 @@ impl Program {
             maps: maps.into(),
             helpers,
             kfuncs,
+            verified: None,
         })
+    }
+
+    /// Links a program that has been verified, with the helpers and kfuncs that the verifier knows. It may
+    /// be compiled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Program::link`]; `EINVAL` if the proof is of another program or of other maps.
+    pub fn link_verified(
+        spec: &ProgramSpec,
+        id: u32,
+        maps: &[Arc<Map>],
+        verified: Verified,
+    ) -> Result<Self, LinkError> {
+        let symbols = Symbols { helper: crate::helpers::helper, kfunc: crate::kfuncs::kfunc };
+        let program = Self::link(spec, id, maps, symbols)?;
+        if let Err(message) = verified.covers(spec, maps) {
+            let (program, errno) = (spec.name.clone(), Errno::EINVAL);
+            return Err(LinkError { program, insn: None, errno, message });
+        }
+        Ok(Self { verified: Some(verified), ..program })
+    }
+
+    /// The proof that the program may run without checks, if it has one.
+    #[must_use]
+    pub fn verified(&self) -> Option<&Verified> {
+        self.verified.as_ref()
     }
 
     /// Function name.
@@ -309,9 +340,30 @@ impl Linker<'_> {
             if !known {
                 return Err(self.error(i, Errno::EBADF, message));
             }
+            if insn.src == BPF_PSEUDO_MAP_IDX_VALUE {
+                let offset = self.spec.insns[i + 1].imm as u32;
+                direct_value(self.maps[number].def(), offset).map_err(|(e, text)| self.error(i, e, text))?;
+            }
         }
         Ok(())
     }
+}
+
+/// Checks that instructions may name a byte of a map's value.
+///
+/// Kernel: `kernel/bpf/verifier.c resolve_pseudo_ldimm64, kernel/bpf/arraymap.c array_map_direct_value_addr,
+/// v6.18`
+fn direct_value(def: &MapDef, offset: u32) -> Result<(), (Errno, String)> {
+    if def.map_type != MapType::Array {
+        return Err((Errno::EINVAL, "no direct value access support for this map type".to_owned()));
+    }
+    let errno = match def.max_entries {
+        1 if offset < def.value_size => return Ok(()),
+        1 => Errno::EINVAL,
+        _ => Errno::ENOTSUPP,
+    };
+    let size = def.value_size;
+    Err((errno, format!("invalid access to map value pointer, value_size={size} off={offset}")))
 }
 
 /// What the address of a kernel function that exists is.

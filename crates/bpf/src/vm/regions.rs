@@ -65,6 +65,10 @@ pub struct Scratch {
     /// Bytes below the frame pointer that each live frame has touched.
     depths: [Cell<usize>; MAX_CALL_FRAMES],
     frames: usize,
+    /// Pointers to maps and to their values that the running program has loaded; 0 if it has not.
+    constants: Vec<u64>,
+    /// Address of the program that they belong to.
+    constants_of: usize,
 }
 
 // SAFETY: the pointers in the table are used only during a run, which borrows the scratch, and
@@ -89,6 +93,8 @@ impl Scratch {
             stack: Frame::new(MAX_CALL_FRAMES * MAX_BPF_STACK),
             depths: Default::default(),
             frames: 0,
+            constants: Vec::new(),
+            constants_of: 0,
         };
         for slot in 0..FIXED_SLOTS {
             let kind = match slot {
@@ -115,6 +121,20 @@ impl Scratch {
         }
         self.free.clear();
         self.frames = 0;
+        self.constants_of = 0;
+    }
+
+    /// Where a program's constant is kept, 0 if it is not known yet.
+    #[inline]
+    pub(super) fn constant(&mut self, program: usize, index: usize) -> &mut u64 {
+        if self.constants_of != program {
+            self.constants_of = program;
+            self.constants.clear();
+        }
+        if index >= self.constants.len() {
+            self.constants.resize(index + 1, 0);
+        }
+        &mut self.constants[index]
     }
 
     fn add_slot(&mut self, kind: RegionKind) {

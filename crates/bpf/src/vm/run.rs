@@ -29,9 +29,14 @@ pub struct Run<'r, 'q> {
     /// The call that is being made.
     pub(super) insn: u32,
     pub(super) observer: Option<&'r mut dyn Observer>,
+    /// How compiled programs enter a function.
+    pub(super) compiled: Option<EnterFn>,
     cpu: u32,
     references: Vec<Reference<'r>>,
 }
+
+/// Enters the function that starts at an instruction of the running program, and answers R0.
+pub(crate) type EnterFn = for<'r, 'q> fn(&mut Run<'r, 'q>, u32, [u64; 5]) -> Result<u64, Fault>;
 
 /// Something that the program must give back before it ends.
 #[derive(Clone, Copy)]
@@ -66,9 +71,45 @@ impl<'r, 'q> Run<'r, 'q> {
             fuel: u64::MAX,
             insn: 0,
             observer: None,
+            compiled: None,
             cpu,
             references: Vec::new(),
         }
+    }
+
+    /// A run of compiled code, which makes no checks; `None` if nothing proves that it may. Pointers are
+    /// the host's, but for functions: those are named as in checked runs.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for compiled programs, which do not call helpers yet"))]
+    pub(crate) fn unchecked(
+        program: &'r Arc<Program>,
+        guard: &'r Guard,
+        buff: &'r mut XdpBuff<'q>,
+        redirect: &'r mut RedirectInfo,
+        host: &'r mut dyn Host,
+        enter: EnterFn,
+    ) -> Option<Self> {
+        let cpu = host.cpu();
+        let memory = GuestMemory::unchecked(program.verified()?, buff, program.attach_type());
+        Some(Self {
+            memory,
+            redirect,
+            host,
+            program,
+            guard,
+            tail_calls: 0,
+            fuel: u64::MAX,
+            insn: 0,
+            observer: None,
+            compiled: Some(enter),
+            cpu,
+            references: Vec::new(),
+        })
+    }
+
+    /// Goes on with another program, for the tail calls of compiled code, which counts them here.
+    #[expect(dead_code, reason = "for compiled programs, which do not call helpers yet")]
+    pub(crate) fn set_program(&mut self, program: &'r Arc<Program>, tail_calls: u32) {
+        (self.program, self.tail_calls) = (program, tail_calls);
     }
 
     /// Stops the run with [`FaultKind::OutOfFuel`] after about so many instructions: it is noticed where

@@ -289,12 +289,15 @@ fn body<const OBSERVED: bool>(
                 ip = unsafe { ip.add(1) };
             }
             LoadMap => {
-                let map = &run.program.maps()[ins.imm as usize];
-                alu64!(check!(run.memory.expose_map(map)));
+                alu64!(check!(run.load_map(ins.imm as usize)));
                 // SAFETY: as above.
                 ip = unsafe { ip.add(1) };
             }
-            LoadMapValue => break Fault::illegal("direct map values are not built yet"),
+            LoadMapValue => {
+                alu64!(check!(run.load_map_value(ins.off as usize)).wrapping_add(k));
+                // SAFETY: as above.
+                ip = unsafe { ip.add(1) };
+            }
 
             Call => {
                 check!(run.charge(1));

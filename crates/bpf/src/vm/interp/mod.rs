@@ -15,9 +15,12 @@ mod tests;
 pub(super) use decode::decode;
 pub use observer::{Observer, Profile, Step};
 pub(super) use op::Code;
-use uapi::bpf::{MAX_TAIL_CALL_CNT, MapType};
 
-use super::{Fault, FaultKind, Run};
+use std::sync::Arc;
+
+use uapi::bpf::{BPF_F_RDONLY_PROG, MAX_TAIL_CALL_CNT, MapType};
+
+use super::{Callback, Fault, FaultKind, RegionKind, Run};
 
 /// The kfunc that throws an exception; the engines know it by name.
 pub(super) const THROW: &str = "bpf_throw";
@@ -53,7 +56,25 @@ impl Run<'_, '_> {
         self.enter(entry, args, false)
     }
 
+    /// Runs a function that was put by for later, as a timer does. The run is one of the callback's
+    /// program.
+    ///
+    /// # Errors
+    ///
+    /// What the function did that it may not do.
+    ///
+    /// # Panics
+    ///
+    /// If the callback belongs to another program.
+    pub fn execute_callback(&mut self, callback: &Callback, args: [u64; 5]) -> Result<u64, Fault> {
+        assert!(Arc::ptr_eq(callback.program(), self.program), "a callback runs in its own program");
+        self.enter(callback.insn(), args, true)
+    }
+
     fn enter(&mut self, entry: u32, args: [u64; 5], main: bool) -> Result<u64, Fault> {
+        if let Some(compiled) = self.compiled {
+            return compiled(self, entry, args);
+        }
         if self.observer.is_some() {
             exec::function::<true>(self, entry, args, main)
         } else {
@@ -92,6 +113,36 @@ impl Run<'_, '_> {
         self.program = target;
         self.memory.unwind_frames(self.memory.frames() - 1);
         self.memory.push_frame().map(Some)
+    }
+
+    /// The pointer to a map of the program.
+    fn load_map(&mut self, index: usize) -> Result<u64, Fault> {
+        let program = self.program;
+        let key = Arc::as_ptr(program).addr();
+        let known = self.memory.constant(key, 2 * index).map_or(0, |slot| *slot);
+        if known != 0 {
+            return Ok(known);
+        }
+        let addr = self.memory.expose_map(&program.maps()[index])?;
+        self.memory.constant(key, 2 * index).into_iter().for_each(|slot| *slot = addr);
+        Ok(addr)
+    }
+
+    /// The pointer to the value of a map of the program that has one.
+    fn load_map_value(&mut self, index: usize) -> Result<u64, Fault> {
+        let program = self.program;
+        let key = Arc::as_ptr(program).addr();
+        let known = self.memory.constant(key, 2 * index + 1).map_or(0, |slot| *slot);
+        if known != 0 {
+            return Ok(known);
+        }
+        let map = &program.maps()[index];
+        let bytes = map.lookup(self.guard, self.cpu(), &[0; 4]);
+        let bytes = bytes.ok_or_else(|| Fault::illegal(format!("map {} has no value 0", map.id())))?;
+        let writable = map.def().map_flags & BPF_F_RDONLY_PROG == 0;
+        let addr = self.memory.expose(RegionKind::MapValue(map.id()), bytes, writable)?;
+        self.memory.constant(key, 2 * index + 1).into_iter().for_each(|slot| *slot = addr);
+        Ok(addr)
     }
 
     fn observe(&mut self, insn: u32, regs: &[u64; 11]) {

@@ -1,5 +1,7 @@
 //! What the loop does beyond single instructions, which testdata/isa covers.
 
+mod maps;
+
 use std::sync::Arc;
 
 use mem::{Frame, RxqInfo, TxqInfo, XdpBuff};
@@ -10,7 +12,7 @@ use crate::host::{Clock, Host};
 use crate::insn::Insn;
 use crate::object::{AttachType, KfuncRef, ProgramSpec};
 use crate::redirect::RedirectInfo;
-use crate::vm::{Fault, HelperFn, Program, RegionKind, Scratch, Symbols};
+use crate::vm::{Fault, HelperFn, LinkError, Program, RegionKind, Scratch, Symbols};
 
 const RXQ: RxqInfo = RxqInfo { ifindex: 7, queue_index: 3, mem_type: 0, frag_size: 4096 };
 
