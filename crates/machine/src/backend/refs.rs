@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bpf::host::PerfEvent;
 use bpf::maps::{Map, Object, Refs};
 use bpf::vm::Program;
 use uapi::Errno;
@@ -16,9 +17,6 @@ pub(super) struct EngineRefs {
     pub(super) maps: BTreeMap<i32, Arc<Map>>,
     pub(super) programs: BTreeMap<i32, Arc<Program>>,
 }
-
-/// What stands in the slots of perf event arrays: samples go to the host's event list.
-pub(super) struct PerfRing;
 
 impl Refs for EngineRefs {
     fn has_device(&self, ifindex: u32) -> bool {
@@ -35,6 +33,6 @@ impl Refs for EngineRefs {
 
     fn perf_event(&self, fd: i32) -> Result<Object, Errno> {
         // Each CPU has one ring, and its number is the CPU's.
-        if fd >= 0 { Ok(Arc::new(PerfRing)) } else { Err(Errno::EBADF) }
+        u32::try_from(fd).map(|cpu| Arc::new(PerfEvent { cpu }) as Object).map_err(|_| Errno::EBADF)
     }
 }
