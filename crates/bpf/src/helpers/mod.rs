@@ -24,6 +24,7 @@ mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 mod time;
+mod timer;
 
 use uapi::Errno;
 use uapi::bpf::func;
@@ -31,6 +32,7 @@ use uapi::bpf::func;
 pub(crate) use dynptr::{Dynptr, DynptrKind};
 pub(crate) use map::sum_elem_count;
 pub(crate) use probe::{Prober, absence};
+pub use timer::{DueTimer, Timers};
 
 use crate::vm::{Fault, HelperFn, Run};
 
@@ -112,6 +114,10 @@ const HELPERS: &[(i32, HelperFn)] = &[
     (func::TCP_RAW_CHECK_SYNCOOKIE_IPV6, syncookie::tcp_raw_check_syncookie_ipv6),
     (func::TCP_RAW_GEN_SYNCOOKIE_IPV4, syncookie::tcp_raw_gen_syncookie_ipv4),
     (func::TCP_RAW_GEN_SYNCOOKIE_IPV6, syncookie::tcp_raw_gen_syncookie_ipv6),
+    (func::TIMER_CANCEL, timer::cancel),
+    (func::TIMER_INIT, timer::init),
+    (func::TIMER_SET_CALLBACK, timer::set_callback),
+    (func::TIMER_START, timer::start),
     (func::TRACE_PRINTK, print::trace_printk),
     (func::TRACE_VPRINTK, print::trace_vprintk),
     (func::USER_RINGBUF_DRAIN, ringbuf::user_ringbuf_drain),
