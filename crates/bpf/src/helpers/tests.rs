@@ -5,7 +5,6 @@ mod maps;
 mod net;
 mod rings;
 mod text;
-mod timers;
 pub(crate) mod world;
 
 use uapi::Errno;

@@ -17,7 +17,12 @@ pub(super) fn check(
     ask(backend, spec, program, 0).map_err(|rejection| LoadError::Program {
         program: program.name.clone(),
         errno: rejection.errno,
-        reason: format!("the verifier refuses it ({}): {rejection}", rejection.errno),
+        reason: format!(
+            "the verifier refuses it ({}): instruction {}: {}",
+            rejection.errno,
+            rejection.insn,
+            rejection.message.trim_end().replace('\n', "; ")
+        ),
         log: rejection.log,
     })
 }
