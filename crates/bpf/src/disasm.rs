@@ -158,7 +158,8 @@ fn jump(insn: &Insn, kfunc: Option<&str>) -> String {
             (BPF_PSEUDO_KFUNC_CALL, _) => kfunc.unwrap_or("kernel-function"),
             _ => "unknown",
         };
-        return format!("call {name}#{}", insn.imm);
+        let prefix = if insn.src == 0 && name != "unknown" { "bpf_" } else { "" };
+        return format!("call {prefix}{name}#{}", insn.imm);
     }
     match insn.code {
         c if c == BPF_JMP | BPF_JA => return format!("goto pc{:+}", insn.off),
@@ -187,7 +188,7 @@ mod tests {
             (Insn::new(0xbc, 1, 2, 8, 0), "(bc) w1 = (s8)w2"),
             (Insn::new(0x3f, 1, 2, 1, 0), "(3f) r1 s/= r2"),
             (Insn::new(0xdc, 1, 0, 0, 16), "(dc) r1 = be16 r1"),
-            (Insn::new(0x85, 0, 0, 0, 1), "(85) call map_lookup_elem#1"),
+            (Insn::new(0x85, 0, 0, 0, 1), "(85) call bpf_map_lookup_elem#1"),
             (Insn::new(0x85, 0, 1, 0, 3), "(85) call pc+3"),
             (Insn::new(0x2d, 4, 3, 7, 0), "(2d) if r4 > r3 goto pc+7"),
             (Insn::new(0x16, 1, 0, -2, -1), "(16) if w1 == 0xffffffff goto pc-2"),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use uapi::Errno;
 
+use crate::helpers::Timers;
+
 /// Which clock a helper reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Clock {
@@ -354,6 +356,11 @@ pub trait Host {
     /// Notes that the listener of this number answered with a SYN cookie.
     fn syncookie_sent(&mut self, socket: u64) {
         let _ = socket;
+    }
+
+    /// The timers of the host; `None` if it has none and programs can make none.
+    fn timers(&self) -> Option<Arc<Timers>> {
+        None
     }
 
     /// An event for user space.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::Hasher;
 use std::sync::Arc;
 
+use bpf::helpers::Timers;
 use bpf::host::{
     Clock, DeviceInfo, Event, FibAnswer, FibQuery, HZ, Host, Secret, Socket, SocketQuery, SynCookiePolicy,
     Task,
@@ -27,6 +28,7 @@ pub struct SeededHost {
     cpu: u32,
     task: Task,
     net: Arc<NetTables>,
+    timers: Arc<Timers>,
     /// Listeners that have answered with SYN cookies.
     overflowed: BTreeSet<u64>,
     events: VecDeque<HostEvent>,
@@ -65,6 +67,7 @@ impl SeededHost {
             cpu: 0,
             task: idle_task(),
             net,
+            timers: Arc::default(),
             overflowed: BTreeSet::new(),
             events: VecDeque::new(),
             lost_events: 0,
@@ -208,6 +211,10 @@ impl Host for SeededHost {
 
     fn syncookie_sent(&mut self, socket: u64) {
         self.overflowed.insert(socket);
+    }
+
+    fn timers(&self) -> Option<Arc<Timers>> {
+        Some(self.timers.clone())
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<(), Errno> {

@@ -9,6 +9,7 @@ pub mod epoch;
 mod frame;
 mod hash_index;
 mod pool;
+mod probe;
 #[cfg(not(loom))]
 mod rcu;
 mod shared;
@@ -22,6 +23,7 @@ pub use code::{CodeBuffer, CodePages};
 pub use frame::Frame;
 pub use hash_index::{BUCKET_ENTRIES, Chain, HashIndex, IndexLayout, Position};
 pub use pool::{ElementPool, Taken};
+pub use probe::probe_read;
 #[cfg(not(loom))]
 pub use rcu::RcuArray;
 pub use shared::SharedSlice;

@@ -35,7 +35,8 @@ pub(crate) struct Options {
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let objects = if options.object.is_empty() {
         let dir = options.dir.clone().unwrap_or_else(|| root.join("target/corpus"));
-        let stem = options.filter.split('/').next().unwrap_or("").trim_end_matches(".bpf.o");
+        let file = options.filter.split_once('/').map_or("", |(file, _)| file);
+        let stem = file.trim_end_matches(".bpf.o");
         Source::fetch(&dir)?.build_programs(stem)?
     } else {
         options.object.clone()

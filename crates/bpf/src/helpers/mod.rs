@@ -13,6 +13,7 @@ mod mtu;
 mod packet;
 mod perf;
 mod print;
+mod probe;
 mod redirect;
 mod ringbuf;
 mod sock;
@@ -23,12 +24,15 @@ mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 mod time;
+mod timer;
 
 use uapi::Errno;
 use uapi::bpf::func;
 
 pub(crate) use dynptr::{Dynptr, DynptrKind};
 pub(crate) use map::sum_elem_count;
+pub(crate) use probe::{Prober, absence};
+pub use timer::{DueTimer, Timers};
 
 use crate::vm::{Fault, HelperFn, Run};
 
@@ -53,6 +57,7 @@ const HELPERS: &[(i32, HelperFn)] = &[
     (func::DYNPTR_WRITE, dynptr::dynptr_write),
     (func::FIB_LOOKUP, fib::fib_lookup),
     (func::FOR_EACH_MAP_ELEM, map::for_each_map_elem),
+    (func::GET_BRANCH_SNAPSHOT, task::get_branch_snapshot),
     (func::GET_CGROUP_CLASSID, task::get_cgroup_classid),
     (func::GET_CURRENT_ANCESTOR_CGROUP_ID, task::get_current_ancestor_cgroup_id),
     (func::GET_CURRENT_CGROUP_ID, task::get_current_cgroup_id),
@@ -77,6 +82,10 @@ const HELPERS: &[(i32, HelperFn)] = &[
     (func::MAP_PUSH_ELEM, map::push_elem),
     (func::MAP_UPDATE_ELEM, map::update_elem),
     (func::PERF_EVENT_OUTPUT, perf::event_output),
+    (func::PROBE_READ_KERNEL, probe::probe_read_kernel),
+    (func::PROBE_READ_KERNEL_STR, probe::probe_read_kernel_str),
+    (func::PROBE_READ_USER, probe::probe_read_user),
+    (func::PROBE_READ_USER_STR, probe::probe_read_user),
     (func::REDIRECT, redirect::redirect),
     (func::REDIRECT_MAP, redirect::redirect_map),
     (func::RINGBUF_DISCARD, ringbuf::discard),
@@ -88,6 +97,8 @@ const HELPERS: &[(i32, HelperFn)] = &[
     (func::RINGBUF_SUBMIT, ringbuf::submit),
     (func::RINGBUF_SUBMIT_DYNPTR, ringbuf::submit_dynptr),
     (func::SKC_LOOKUP_TCP, sock::skc_lookup_tcp),
+    (func::SEND_SIGNAL, task::send_signal),
+    (func::SEND_SIGNAL_THREAD, task::send_signal),
     (func::SK_LOOKUP_TCP, sock::sk_lookup_tcp),
     (func::SK_LOOKUP_UDP, sock::sk_lookup_udp),
     (func::SK_RELEASE, sock::sk_release),
@@ -103,6 +114,10 @@ const HELPERS: &[(i32, HelperFn)] = &[
     (func::TCP_RAW_CHECK_SYNCOOKIE_IPV6, syncookie::tcp_raw_check_syncookie_ipv6),
     (func::TCP_RAW_GEN_SYNCOOKIE_IPV4, syncookie::tcp_raw_gen_syncookie_ipv4),
     (func::TCP_RAW_GEN_SYNCOOKIE_IPV6, syncookie::tcp_raw_gen_syncookie_ipv6),
+    (func::TIMER_CANCEL, timer::cancel),
+    (func::TIMER_INIT, timer::init),
+    (func::TIMER_SET_CALLBACK, timer::set_callback),
+    (func::TIMER_START, timer::start),
     (func::TRACE_PRINTK, print::trace_printk),
     (func::TRACE_VPRINTK, print::trace_vprintk),
     (func::USER_RINGBUF_DRAIN, ringbuf::user_ringbuf_drain),

@@ -7,6 +7,7 @@ use uapi::Errno;
 pub(super) use format::is_space;
 use format::{Probe, prepare};
 
+use super::probe::Prober;
 use super::syncookie::keyed;
 use super::{Args, Reply, errno};
 use crate::host::{Event, Secret};
@@ -41,7 +42,7 @@ pub(super) fn snprintf(run: &mut Run<'_, '_>, [out, out_size, fmt, args, len]: A
     let fmt = constant_string(run, fmt)?;
     let out_size = u64::from(out_size as u32);
     let out = run.write(out, out_size)?;
-    match prepare(&fmt, &args, &Memory(run)) {
+    match prepare(&fmt, &args, &Memory::new(run)) {
         Ok(prepared) => {
             let printed = prepared.render(out.len());
             if !out.is_empty() {
@@ -56,7 +57,7 @@ pub(super) fn snprintf(run: &mut Run<'_, '_>, [out, out_size, fmt, args, len]: A
 
 fn print_line(run: &mut Run<'_, '_>, fmt: u64, fmt_size: u64, args: &[u64]) -> Reply {
     let fmt = run.read(fmt, u64::from(fmt_size as u32))?.to_vec();
-    match prepare(&fmt, args, &Memory(run)) {
+    match prepare(&fmt, args, &Memory::new(run)) {
         Ok(prepared) => {
             let printed = prepared.render(MAX_LINE);
             // A line that nobody reads is no error of the program.
@@ -88,15 +89,21 @@ pub(super) fn constant_string(run: &Run<'_, '_>, addr: u64) -> Result<Vec<u8>, F
     }
 }
 
-/// What format arguments point to: the program's own memory.
-struct Memory<'a, 'r, 'q>(&'a Run<'r, 'q>);
+/// What format arguments point to.
+struct Memory<'a, 'r, 'q>(Prober<'a, 'r, 'q>);
+
+impl<'a, 'r, 'q> Memory<'a, 'r, 'q> {
+    fn new(run: &'a Run<'r, 'q>) -> Self {
+        Self(Prober::new(run))
+    }
+}
 
 impl Probe for Memory<'_, '_, '_> {
     fn byte(&self, addr: u64) -> Option<u8> {
-        Some(self.0.read(addr, 1).ok()?.read_u8(0))
+        self.0.byte(addr)
     }
 
     fn hash_pointer(&self, addr: u64) -> u32 {
-        keyed(self.0.host.secret(Secret::Pointer), &addr.to_le_bytes()) as u32
+        keyed(self.0.run().host.secret(Secret::Pointer), &addr.to_le_bytes()) as u32
     }
 }

@@ -79,3 +79,17 @@ pub(super) fn get_ns_current_pid_tgid(run: &mut Run<'_, '_>, [_, _, nsdata, size
     out.fill(0, out.len(), 0);
     errno(Errno::EINVAL)
 }
+
+/// What runs programs is no process that could be sent a signal.
+///
+/// Kernel: `kernel/trace/bpf_trace.c bpf_send_signal_common, v6.18`
+pub(super) fn send_signal(_: &mut Run<'_, '_>, _: Args) -> Reply {
+    errno(Errno::EPERM)
+}
+
+/// No branches are recorded.
+///
+/// Kernel: `kernel/trace/bpf_trace.c bpf_get_branch_snapshot, v6.18`
+pub(super) fn get_branch_snapshot(_: &mut Run<'_, '_>, [_, _, flags, ..]: Args) -> Reply {
+    errno(if flags == 0 { Errno::ENOENT } else { Errno::EINVAL })
+}

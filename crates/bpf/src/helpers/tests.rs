@@ -5,6 +5,7 @@ mod maps;
 mod net;
 mod rings;
 mod text;
+mod timers;
 pub(crate) mod world;
 
 use uapi::Errno;

@@ -71,13 +71,13 @@ pub(super) fn bits_new(run: &mut Run<'_, '_>, [it, words, nr_words, ..]: Args) -
         return errno(Errno::E2BIG);
     }
     // The words may be anywhere, or nowhere.
-    let Ok(bytes) = run.read(words, u64::from(nr_words) * 8) else { return errno(Errno::EFAULT) };
-    let bits = match nr_words {
-        1 => bytes.read_u64(0),
-        _ => {
-            let copy = bytes.to_vec();
-            run.memory.own(RegionKind::Object("bpf_iter_bits"), &copy, false)?
-        }
+    let mut bytes = vec![0; nr_words as usize * 8];
+    if !run.memory.probe(words, &mut bytes) {
+        return errno(Errno::EFAULT);
+    }
+    let bits = match bytes.as_chunks::<8>().0 {
+        [word] => u64::from_le_bytes(*word),
+        _ => run.memory.own(RegionKind::Object("bpf_iter_bits"), &bytes, false)?,
     };
     set_bits(run, it, bits, nr_words * 64, -1)?;
     Ok(0)

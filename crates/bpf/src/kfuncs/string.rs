@@ -2,39 +2,34 @@
 
 use uapi::Errno;
 
-use crate::helpers::{Args, Reply};
-use crate::vm::{FaultKind, Run};
+use crate::helpers::{Args, Prober, Reply, absence};
+use crate::vm::Run;
 
 /// Longest string that is looked at.
 ///
 /// Kernel: `include/uapi/linux/limits.h XATTR_SIZE_MAX, v6.18`
 const LONGEST: u64 = 65536;
-/// Addresses below are user space's.
-const USER_END: u64 = 1 << 47;
 
 /// A string of the program's.
 #[derive(Clone, Copy)]
 struct Text<'a, 'r, 'q> {
-    run: &'a Run<'r, 'q>,
+    memory: &'a Prober<'a, 'r, 'q>,
     addr: u64,
 }
 
 impl<'a, 'r, 'q> Text<'a, 'r, 'q> {
     /// # Errors
     ///
-    /// `ERANGE` for an address that only user space could have.
-    fn new(run: &'a Run<'r, 'q>, addr: u64) -> Result<Self, Errno> {
-        match run.read(addr, 1) {
-            Err(fault) if matches!(fault.kind, FaultKind::NotAPointer { .. }) && addr < USER_END => {
-                Err(Errno::ERANGE)
-            }
-            _ => Ok(Self { run, addr }),
+    /// `ERANGE` for an address that no kernel has, `EFAULT` for others where nothing is.
+    fn new(memory: &'a Prober<'a, 'r, 'q>, addr: u64) -> Result<Self, Errno> {
+        match memory.byte(addr) {
+            Some(_) => Ok(Self { memory, addr }),
+            None => Err(absence(addr)),
         }
     }
 
     fn at(self, i: u64) -> Result<u8, Errno> {
-        let byte = self.run.read(self.addr.wrapping_add(i), 1).map_err(|_| Errno::EFAULT)?;
-        Ok(byte.read_u8(0))
+        self.memory.byte(self.addr.wrapping_add(i)).ok_or(Errno::EFAULT)
     }
 }
 
@@ -54,7 +49,8 @@ pub(super) fn strcasecmp(run: &mut Run<'_, '_>, [a, b, ..]: Args) -> Reply {
 }
 
 fn compare(run: &Run<'_, '_>, a: u64, b: u64, fold: impl Fn(u8) -> u8) -> Result<i64, Errno> {
-    let (a, b) = (Text::new(run, a)?, Text::new(run, b)?);
+    let (left, right) = (Prober::new(run), Prober::new(run));
+    let (a, b) = (Text::new(&left, a)?, Text::new(&right, b)?);
     for i in 0..LONGEST {
         let (x, y) = (fold(a.at(i)?), fold(b.at(i)?));
         if x != y {
@@ -88,7 +84,8 @@ pub(super) fn strchr(run: &mut Run<'_, '_>, [s, c, ..]: Args) -> Reply {
 }
 
 fn find(run: &Run<'_, '_>, s: u64, count: u64, c: u8) -> Result<i64, Errno> {
-    let s = Text::new(run, s)?;
+    let memory = Prober::new(run);
+    let s = Text::new(&memory, s)?;
     for i in 0..count.min(LONGEST) {
         let sc = s.at(i)?;
         if sc == c {
@@ -103,7 +100,8 @@ fn find(run: &Run<'_, '_>, s: u64, count: u64, c: u8) -> Result<i64, Errno> {
 
 /// Kernel: `kernel/bpf/helpers.c bpf_strchrnul, v6.18`
 pub(super) fn strchrnul(run: &mut Run<'_, '_>, [s, c, ..]: Args) -> Reply {
-    answer(Text::new(run, s).and_then(|s| {
+    let memory = Prober::new(run);
+    answer(Text::new(&memory, s).and_then(|s| {
         for i in 0..LONGEST {
             let sc = s.at(i)?;
             if sc == 0 || sc == c as u8 {
@@ -116,7 +114,8 @@ pub(super) fn strchrnul(run: &mut Run<'_, '_>, [s, c, ..]: Args) -> Reply {
 
 /// Kernel: `kernel/bpf/helpers.c bpf_strrchr, v6.18`
 pub(super) fn strrchr(run: &mut Run<'_, '_>, [s, c, ..]: Args) -> Reply {
-    answer(Text::new(run, s).and_then(|s| {
+    let memory = Prober::new(run);
+    answer(Text::new(&memory, s).and_then(|s| {
         let mut last = Err(Errno::ENOENT);
         for i in 0..LONGEST {
             let sc = s.at(i)?;
@@ -143,7 +142,8 @@ pub(super) fn strnlen(run: &mut Run<'_, '_>, [s, count, ..]: Args) -> Reply {
 }
 
 fn length(run: &Run<'_, '_>, s: u64, count: u64) -> Result<i64, Errno> {
-    let s = Text::new(run, s)?;
+    let memory = Prober::new(run);
+    let s = Text::new(&memory, s)?;
     for i in 0..count.min(LONGEST) {
         if s.at(i)? == 0 {
             return Ok(i as i64);
@@ -164,7 +164,8 @@ pub(super) fn strcspn(run: &mut Run<'_, '_>, [s, reject, ..]: Args) -> Reply {
 
 /// Length of the start of `s` whose characters are all in `set`, or all not.
 fn span(run: &Run<'_, '_>, s: u64, set: u64, wanted: bool) -> Result<i64, Errno> {
-    let (s, set) = (Text::new(run, s)?, Text::new(run, set)?);
+    let (left, right) = (Prober::new(run), Prober::new(run));
+    let (s, set) = (Text::new(&left, s)?, Text::new(&right, set)?);
     for i in 0..LONGEST {
         let c = s.at(i)?;
         if c == 0 || contains(set, c)? != wanted {
@@ -198,7 +199,8 @@ pub(super) fn strnstr(run: &mut Run<'_, '_>, [s1, s2, len, ..]: Args) -> Reply {
 }
 
 fn search(run: &Run<'_, '_>, s1: u64, s2: u64, len: u64) -> Result<i64, Errno> {
-    let (s1, s2) = (Text::new(run, s1)?, Text::new(run, s2)?);
+    let (left, right) = (Prober::new(run), Prober::new(run));
+    let (s1, s2) = (Text::new(&left, s1)?, Text::new(&right, s2)?);
     for i in 0..LONGEST {
         let mut j = 0;
         while i + j <= len && j < LONGEST {

@@ -123,6 +123,14 @@ impl Htab {
         key
     }
 
+    /// The key of the value at an address.
+    pub(super) fn key_at(&self, addr: u64) -> Option<Vec<u8>> {
+        let offset = addr.checked_sub(self.elems.base())?.checked_sub(self.off_value as u64)?;
+        let (elem, stride) = (offset / self.elems.stride() as u64, self.elems.stride() as u64);
+        let is_value = offset.is_multiple_of(stride) && elem < self.elems.count() as u64;
+        (is_value && self.percpu.is_none()).then(|| self.key_of(elem as u32))
+    }
+
     #[inline]
     fn value_of(&self, cpu: u32, elem: u32) -> Option<SharedSlice<'_>> {
         match &self.percpu {

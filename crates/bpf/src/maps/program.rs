@@ -192,6 +192,21 @@ impl Map {
         }
     }
 
+    /// The key of the value at a host address, in arrays and hash tables whose values are no CPU's own.
+    #[must_use]
+    pub fn key_of(&self, value: u64) -> Option<Vec<u8>> {
+        match &self.kind {
+            Kind::Array(array) => {
+                let (offset, stride) =
+                    (value.checked_sub(array.slab().base())?, array.slab().stride() as u64);
+                let index = u32::try_from(offset / stride).ok().filter(|i| *i < array.max_entries())?;
+                offset.is_multiple_of(stride).then(|| index.to_le_bytes().to_vec())
+            }
+            Kind::Hash(table) => table.key_at(value),
+            _ => None,
+        }
+    }
+
     /// Entries of a hash table, counted now (`bpf_map_sum_elem_count`).
     #[doc(alias = "bpf_map_sum_elem_count")]
     #[must_use]

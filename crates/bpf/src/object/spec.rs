@@ -95,7 +95,7 @@ impl MapSpec {
             map_flags: self.map_flags,
             map_extra: self.map_extra,
             inner: self.inner.as_ref().map(|inner| Box::new(inner.def())),
-            // Spin locks, timers and kptrs of the value's BTF are not looked for yet.
+            // They are found in the object's BTF by `verifier::special_fields`.
             fields: Vec::new(),
         }
     }

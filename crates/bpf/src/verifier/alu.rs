@@ -4,7 +4,7 @@ use uapi::Errno;
 use uapi::bpf::*;
 
 use super::env::{Env, Res};
-use super::reg::{ADD_CONST, Payload, Reg};
+use super::reg::{ADD_CONST, ADD_CONST32, ADD_CONST64, Payload, Reg};
 use super::scalar;
 use super::types::{RegType, flag};
 use crate::insn::Insn;
@@ -124,7 +124,7 @@ impl Env<'_> {
         }
         self.check_reg(insn.dst, Use::Src)?;
         let dst = usize::from(insn.dst);
-        if insn.op() == BPF_NEG && self.reg(dst).is_scalar() {
+        if self.reg(dst).is_scalar() {
             self.check_reg(insn.dst, Use::DstNoMark)?;
             let src = *self.reg(dst);
             return self.adjust_scalar(insn, src);
@@ -319,28 +319,31 @@ impl Env<'_> {
             }
         }
         self.adjust_scalar(insn, s)?;
-        self.link_constant_sum(insn, &s);
+        self.link_constant_sum(insn, &s, d.umax);
         Ok(())
     }
 
     /// After `r += constant` the register is still linked to the copies it was made from.
-    fn link_constant_sum(&mut self, insn: &Insn, s: &Reg) {
+    fn link_constant_sum(&mut self, insn: &Insn, s: &Reg, umax_before: u64) {
+        let alu32 = insn.class() != BPF_ALU64;
         let d = self.reg_mut(usize::from(insn.dst));
-        let sums = insn.class() == BPF_ALU64
-            && insn.op() == BPF_ADD
-            && d.id != 0
-            && s.is_const(false)
-            && !(insn.is_src_reg() && insn.src == insn.dst);
-        if !sums {
-            d.id = 0;
-            return;
-        }
-        let v = s.var_off.value;
-        if d.id & ADD_CONST != 0 || v > i32::MAX as u64 {
-            clear_scalar_id(d);
-        } else {
-            d.id |= ADD_CONST;
-            d.off = v as i32;
+        let value = s.const_value(alu32);
+        let delta = match insn.op() {
+            BPF_ADD | BPF_SUB if !s.is_const(alu32) => None,
+            _ if insn.is_src_reg() && insn.src == insn.dst || d.id & ADD_CONST != 0 => None,
+            _ if alu32 && umax_before > u64::from(u32::MAX) => None,
+            BPF_ADD if alu32 => Some(value as i32),
+            BPF_ADD => i32::try_from(value as i64).ok(),
+            BPF_SUB if alu32 => (value as i32).checked_neg(),
+            BPF_SUB => i32::try_from(value as i64).ok().and_then(i32::checked_neg),
+            _ => None,
+        };
+        match delta {
+            Some(delta) if d.id != 0 => {
+                d.id |= if alu32 { ADD_CONST32 } else { ADD_CONST64 };
+                d.off = delta;
+            }
+            _ => clear_scalar_id(d),
         }
     }
 

@@ -3,6 +3,7 @@
 use uapi::Errno;
 use uapi::bpf::*;
 
+use super::alu::MAX_VAR_OFF;
 use super::env::{Env, Res};
 use super::mem::{Access, CallMeta};
 use super::protos::Proto;
@@ -58,10 +59,6 @@ fn compatible(arg: ArgType) -> &'static [RegType] {
     }
 }
 
-fn helper_name(id: i32) -> &'static str {
-    usize::try_from(id).ok().and_then(|i| HELPER_NAMES.get(i)).copied().unwrap_or("unknown")
-}
-
 impl Env<'_> {
     /// A pointer that was certainly given by the kernel and still holds.
     pub(super) fn is_trusted(&self, r: &Reg) -> bool {
@@ -76,12 +73,16 @@ impl Env<'_> {
 
     /// The pointer cannot be null.
     pub(super) fn reg_not_null(&self, r: &Reg) -> bool {
-        if r.ty.may_be_null() {
+        // A far enough offset could take the pointer back to 0.
+        let near = -MAX_VAR_OFF + 1..MAX_VAR_OFF;
+        if r.ty.may_be_null() || !near.contains(&r.smin) || !near.contains(&r.smax) {
             return false;
         }
         match r.ty.base() {
             RegType::SOCKET
             | RegType::TCP_SOCK
+            | RegType::XDP_SOCK
+            | RegType::BUF
             | RegType::MAP_VALUE
             | RegType::MAP_KEY
             | RegType::SOCK_COMMON
@@ -128,7 +129,7 @@ impl Env<'_> {
         }
         if matches!(arg.base(), ArgType::PTR_TO_MEM | ArgType::PTR_TO_MAP_KEY | ArgType::PTR_TO_MAP_VALUE) {
             if !arg.has(MEM_RDONLY) {
-                let (name, text) = (helper_name(meta.func_id), reg.ty.text());
+                let (name, text) = (super::helpers::helper_name(meta.func_id), reg.ty.text());
                 return self.fail(
                     Errno::EACCES,
                     format_args!("{name}() may write into memory pointed by R{regno} type={text}\n"),

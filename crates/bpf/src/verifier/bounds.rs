@@ -44,6 +44,18 @@ impl Reg {
         self.smax = self.smax.min(value | (mask & i64::MAX));
         self.umin = self.umin.max(self.var_off.value);
         self.umax = self.umax.min(self.var_off.max());
+        // The range may hold a single value that the bits allow.
+        let (t, max) = (self.var_off, self.var_off.max());
+        let next = t.step(self.umin);
+        if self.umin & !t.mask == t.value {
+            if next > self.umax {
+                self.set_const(self.umin);
+            }
+        } else if next == max {
+            self.set_const(max);
+        } else if next <= self.umax && t.step(next) > self.umax {
+            self.set_const(next);
+        }
     }
 
     /// What the bits say of the bounds.
@@ -80,6 +92,14 @@ impl Reg {
         }
         if self.s32_min as u32 <= self.s32_max as u32 {
             self.narrow_u32(self.s32_min as u32, self.s32_max as u32);
+        } else if self.u32_max < self.s32_min as u32 {
+            // The two ranges meet only in the non-negative part ...
+            self.s32_min = self.u32_min as i32;
+            self.u32_max = self.u32_max.min(self.s32_max as u32);
+        } else if (self.s32_max as u32) < self.u32_min {
+            // ... or only in the negative one.
+            self.s32_max = self.u32_max as i32;
+            self.u32_min = self.u32_min.max(self.s32_min as u32);
         }
     }
 

@@ -15,8 +15,11 @@ use crate::insn::Insn;
 const MAX_ERRNO: i64 = 4095;
 
 /// Name of a helper, as error texts have it.
-pub(super) fn helper_name(id: i32) -> &'static str {
-    usize::try_from(id).ok().and_then(|i| HELPER_NAMES.get(i)).copied().unwrap_or("unknown")
+pub(super) fn helper_name(id: i32) -> String {
+    match usize::try_from(id).ok().and_then(|i| HELPER_NAMES.get(i)) {
+        Some(name) => format!("bpf_{name}"),
+        None => "unknown".to_owned(),
+    }
 }
 
 /// Runs its callback before it returns.
@@ -142,7 +145,7 @@ fn map_fits(ty: MapType, id: i32) -> bool {
 impl Env<'_> {
     pub(super) fn check_helper_call(&mut self, insn: &Insn) -> Res {
         let id = insn.imm;
-        let name = helper_name(id);
+        let name = &helper_name(id);
         if usize::try_from(id).map_or(true, |i| i >= HELPER_NAMES.len()) {
             return self.fail(Errno::EINVAL, format_args!("invalid func {name}#{id}\n"));
         }

@@ -6,7 +6,7 @@ use uapi::bpf::*;
 use super::alu::Use;
 use super::env::{Env, Pending, Res};
 use super::refine::{flip, refine, scalar_branch};
-use super::reg::{ADD_CONST, AT_PKT_END, BEYOND_PKT_END, Payload, Reg};
+use super::reg::{ADD_CONST, ADD_CONST32, AT_PKT_END, BEYOND_PKT_END, Payload, Reg};
 use super::state::{LinkedReg, LinkedRegs, State, hist_flag};
 use super::types::RegType;
 use crate::insn::Insn;
@@ -70,8 +70,7 @@ impl Env<'_> {
             self.push_history(flags, LinkedRegs::default());
         }
         let jmp32 = insn.class() == BPF_JMP32;
-        let same = insn.is_src_reg() && src == dst;
-        if let Some(taken) = self.branch_taken(&d, &s, op, jmp32, same) {
+        if let Some(taken) = self.branch_taken(&d, &s, op, jmp32) {
             if d.is_scalar() {
                 self.mark_precise(dst)?;
             }
@@ -121,12 +120,12 @@ impl Env<'_> {
     }
 
     /// `Some(true)`: the jump is taken on every run of this path.
-    fn branch_taken(&self, d: &Reg, s: &Reg, op: u8, jmp32: bool, same: bool) -> Option<bool> {
+    fn branch_taken(&self, d: &Reg, s: &Reg, op: u8, jmp32: bool) -> Option<bool> {
         if d.is_pkt_pointer_any() && s.is_pkt_pointer_any() && !jmp32 {
             return pkt_branch_taken(d, s, op);
         }
         if d.is_scalar() && s.is_scalar() {
-            return scalar_branch(d, s, op, jmp32, same);
+            return scalar_branch(d, s, op, jmp32);
         }
         // A pointer that cannot be null, compared with null.
         let (ptr, zero, op) = if s.is_const(jmp32) { (d, s, op) } else { (s, d, flip(op)) };
@@ -184,7 +183,7 @@ impl Env<'_> {
         let (dst, src) = (usize::from(insn.dst), usize::from(insn.src));
         let (mut f1, op) = (*self.reg(dst), insn.op());
         let mut f2 = if insn.is_src_reg() { *self.reg(src) } else { Reg::scalar(i64::from(insn.imm) as u64) };
-        if !f1.is_scalar() || !f2.is_scalar() || insn.is_src_reg() && src == dst {
+        if !f1.is_scalar() || !f2.is_scalar() {
             return Ok(());
         }
         let (mut t1, mut t2) = (f1, f2);
@@ -194,6 +193,10 @@ impl Env<'_> {
         refine(&mut t1, &mut t2, super::refine::Cond::Op(op), jmp32);
         t1.bounds_sync();
         t2.bounds_sync();
+        if insn.is_src_reg() && src == dst {
+            (f1, t1) = (both_of(f1, f2), both_of(t1, t2));
+            (f2, t2) = (f1, t1);
+        }
         for (r, what) in
             [(&mut t1, "true_reg1"), (&mut t2, "true_reg2"), (&mut f1, "false_reg1"), (&mut f2, "false_reg2")]
         {
@@ -344,7 +347,7 @@ impl Env<'_> {
                     && r.id & !ADD_CONST == id
                     && !out.push(LinkedReg { frameno: f as u8, index: index as u8, is_reg })
                 {
-                    r.id = 0;
+                    super::alu::clear_scalar_id(r);
                 }
             };
             for (j, r) in frame.regs[..10].iter_mut().enumerate() {
@@ -361,14 +364,18 @@ impl Env<'_> {
     fn sync_both(&mut self, regno: usize, linked: &LinkedRegs) {
         sync_linked(&mut self.cur, regno, linked);
         sync_linked(self.other(), regno, linked);
-        for e in linked.as_slice() {
-            if e.is_reg {
-                self.scratched_regs |= 1 << e.index;
-            } else {
-                self.scratched_slots |= 1 << e.index;
-            }
-        }
     }
+}
+
+/// A register compared with itself is narrowed from both sides.
+fn both_of(mut a: Reg, b: Reg) -> Reg {
+    (a.umin, a.umax) = (a.umin.max(b.umin), a.umax.min(b.umax));
+    (a.smin, a.smax) = (a.smin.max(b.smin), a.smax.min(b.smax));
+    (a.u32_min, a.u32_max) = (a.u32_min.max(b.u32_min), a.u32_max.min(b.u32_max));
+    (a.s32_min, a.s32_max) = (a.s32_min.max(b.s32_min), a.s32_max.min(b.s32_max));
+    a.bounds_sync();
+    a.bounds_sync();
+    a
 }
 
 /// Carries what was learnt of a register to those linked to it.
@@ -395,6 +402,9 @@ fn sync_linked(st: &mut State, regno: usize, linked: &LinkedRegs) {
         r.off = off;
         r.id = id;
         r.add(&delta);
+        if known.id & ADD_CONST32 != 0 {
+            r.zext_32_to_64();
+        }
         r.bounds_sync();
     }
 }

@@ -79,8 +79,9 @@ impl Env<'_> {
         let by_fd = matches!(insn.src, BPF_PSEUDO_MAP_FD | BPF_PSEUDO_MAP_VALUE);
         let map = usize::try_from(insn.imm).ok().filter(|m| *m < self.input.maps.len() && !by_fd);
         let Some(map) = map else {
-            return self
-                .fail(Errno::EBADF, format_args!("fd {} is not pointing to valid bpf_map\n", insn.imm));
+            // The standard streams are open and are no maps.
+            let e = if by_fd && (0..3).contains(&insn.imm) { Errno::EINVAL } else { Errno::EBADF };
+            return self.fail(e, format_args!("fd {} is not pointing to valid bpf_map\n", insn.imm));
         };
         let def = self.maps[map].def;
         if !used.contains(&(map as u32)) {

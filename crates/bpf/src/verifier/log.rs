@@ -238,7 +238,7 @@ impl Env<'_> {
         let start = self.log.len();
         let text = self.disasm(idx);
         let _ = writeln!(self.log, "{idx}: {text}");
-        self.prev_insn_print_pos = self.log.len() - start - 1;
+        self.prev_insn_print_pos = self.log.len() - start;
         self.prev_log_pos = self.log.len();
     }
 

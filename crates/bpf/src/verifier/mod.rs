@@ -56,5 +56,6 @@ mod types;
 
 pub use facts::{Branch, Claim, InsnFact, Place, ScalarClaim, Trace};
 pub use input::{Input, MapDef, Options, license_is_gpl_compatible};
+pub use record::special_fields;
 pub use tnum::Tnum;
 pub use token::{Rejection, Stats, Verified, verify};

@@ -47,7 +47,8 @@ impl IdMap {
         } else {
             cur
         };
-        self.check(old, cur)
+        // A sum must be linked to the same copies, too.
+        self.check(old, cur) && (old & ADD_CONST == 0 || self.check(old & !ADD_CONST, cur & !ADD_CONST))
     }
 }
 
@@ -490,7 +491,6 @@ impl Env<'_> {
                 r.precise = false;
             }
         });
-        clear_singular_ids(&mut self.cur);
         let mut state = State::default();
         state.copy_from(&self.cur);
         state.insn_idx = insn;
@@ -551,27 +551,4 @@ enum Compared {
     Hit { looping: bool },
     Unfinished,
     Different,
-}
-
-/// An id that only one scalar has says nothing.
-fn clear_singular_ids(st: &mut State) {
-    let mut seen: Vec<(u32, u32)> = Vec::new();
-    st.for_each_reg(|r| {
-        if r.is_scalar() && r.id != 0 {
-            let id = r.id & !ADD_CONST;
-            match seen.iter_mut().find(|(i, _)| *i == id) {
-                Some((_, n)) => *n += 1,
-                None => seen.push((id, 1)),
-            }
-        }
-    });
-    if seen.is_empty() {
-        return;
-    }
-    st.for_each_reg(|r| {
-        if r.is_scalar() && r.id != 0 && seen.iter().any(|(i, n)| *i == r.id & !ADD_CONST && *n == 1) {
-            r.id = 0;
-            r.off = 0;
-        }
-    });
 }

@@ -6,6 +6,7 @@ use super::env::{Env, MapInfo};
 use super::reg::{BtfRef, Payload, Reg};
 use super::types::RegType;
 use crate::btf::{Btf, BtfKind, Kind, TypeId};
+use crate::maps::SpecialField;
 
 /// What a special field is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,6 +115,30 @@ struct Finder<'b> {
     btf: &'b Btf,
     kernel: Option<&'b Btf>,
     out: Vec<Field>,
+}
+
+/// The special fields of a map's value, for creating the map.
+#[must_use]
+pub fn special_fields(btf: &Btf, kernel: Option<&Btf>, value: TypeId) -> Vec<SpecialField> {
+    use crate::maps::FieldKind as To;
+    let fields = find(btf, kernel, value).map(|record| record.fields).unwrap_or_default();
+    let kind = |kind| match kind {
+        FieldKind::SpinLock => To::SpinLock,
+        FieldKind::ResSpinLock => To::ResSpinLock,
+        FieldKind::Timer => To::Timer,
+        FieldKind::Workqueue => To::Workqueue,
+        FieldKind::TaskWork => To::TaskWork,
+        FieldKind::KptrUnref => To::KptrUnref,
+        FieldKind::KptrRef => To::KptrRef,
+        FieldKind::KptrPercpu => To::KptrPercpu,
+        FieldKind::Uptr => To::Uptr,
+        FieldKind::ListHead => To::ListHead,
+        FieldKind::ListNode => To::ListNode,
+        FieldKind::RbRoot => To::RbRoot,
+        FieldKind::RbNode => To::RbNode,
+        FieldKind::Refcount => To::Refcount,
+    };
+    fields.iter().map(|f| SpecialField { offset: f.offset, kind: kind(f.kind) }).collect()
 }
 
 /// The special fields of a struct or data section, `None` if it has none.

@@ -70,18 +70,8 @@ impl View {
 }
 
 /// `Some` where the comparison has the same outcome for all values.
-pub(super) fn scalar_branch(r1: &Reg, r2: &Reg, op: u8, jmp32: bool, same: bool) -> Option<bool> {
+pub(super) fn scalar_branch(r1: &Reg, r2: &Reg, op: u8, jmp32: bool) -> Option<bool> {
     let (a, b) = (View::of(r1, jmp32), View::of(r2, jmp32));
-    if same {
-        return match op {
-            BPF_JGE | BPF_JLE | BPF_JSGE | BPF_JSLE | BPF_JEQ => Some(true),
-            BPF_JGT | BPF_JLT | BPF_JSGT | BPF_JSLT | BPF_JNE => Some(false),
-            BPF_JSET if a.t.is_const() => Some(a.t.value != 0),
-            BPF_JSET if a.smin <= 0 && a.smax >= 0 => None,
-            BPF_JSET => Some(true),
-            _ => None,
-        };
-    }
     let decide = |yes: bool, no: bool| if yes { Some(true) } else { no.then_some(false) };
     match op {
         BPF_JEQ => equal(r1, r2, &a, &b, jmp32),

@@ -121,8 +121,12 @@ pub(crate) const AT_PKT_END: i32 = -1;
 /// Packet range after a comparison that proved a pointer to lie beyond the packet's end.
 pub(crate) const BEYOND_PKT_END: i32 = -2;
 
-/// Bit of [`Reg::id`] that says: this scalar is another one of the same id plus the constant in `off`.
-pub(crate) const ADD_CONST: u32 = 1 << 31;
+/// Bits of [`Reg::id`] that say: this scalar is another one of the same id plus the constant in `off`.
+pub(crate) const ADD_CONST: u32 = ADD_CONST64 | ADD_CONST32;
+/// The sum is one of 64 bits.
+pub(crate) const ADD_CONST64: u32 = 1 << 31;
+/// The sum is one of 32 bits, zero-extended.
+pub(crate) const ADD_CONST32: u32 = 1 << 30;
 
 /// Everything known of a register.
 #[doc(alias = "bpf_reg_state")]

@@ -18,7 +18,7 @@ pub(super) fn is_computable(insn: &Insn, src: &Reg) -> bool {
         src.var_off.is_const() && src.smin == src.smax && src.umin == src.umax
     };
     match insn.op() {
-        BPF_ADD | BPF_SUB | BPF_NEG | BPF_AND | BPF_XOR | BPF_OR | BPF_MUL => true,
+        BPF_ADD | BPF_SUB | BPF_NEG | BPF_AND | BPF_XOR | BPF_OR | BPF_MUL | BPF_END => true,
         BPF_LSH | BPF_RSH | BPF_ARSH => src_const && src.umax < if alu32 { 32 } else { 64 },
         _ => false,
     }
@@ -62,9 +62,10 @@ pub(super) fn compute(insn: &Insn, d: &mut Reg, s: &Reg) {
         BPF_RSH if alu32 => d.rsh32(s),
         BPF_RSH => d.rsh64(s),
         BPF_ARSH if alu32 => d.arsh32(s),
-        _ => d.arsh64(s),
+        BPF_ARSH => d.arsh64(s),
+        _ => d.byte_swap(insn),
     }
-    if alu32 {
+    if alu32 && insn.op() != BPF_END {
         d.zext_32_to_64();
     }
     d.bounds_sync();
@@ -312,6 +313,18 @@ impl Reg {
         (self.umin, self.umax) = (0, u64::MAX);
         self.unbound32();
         self.update_bounds();
+    }
+
+    /// To the byte order of the other kind, or cut to size where it already has it.
+    fn byte_swap(&mut self, insn: &Insn) {
+        let to_be = insn.is_src_reg();
+        if insn.class() == BPF_ALU64 || to_be {
+            self.var_off = self.var_off.bswap(insn.imm);
+            self.unbound();
+        }
+        if insn.imm != 64 {
+            self.coerce_to_size(insn.imm as u32 / 8);
+        }
     }
 
     /// Cuts a value to its low `size` bytes, zero-extended.

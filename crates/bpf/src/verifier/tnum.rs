@@ -25,6 +25,29 @@ impl Tnum {
         Self { value, mask: 0 }
     }
 
+    /// The smallest allowed value above `z`; the largest allowed one where there is none.
+    pub(crate) const fn step(self, z: u64) -> u64 {
+        let max = self.value | self.mask;
+        if z >= max {
+            return max;
+        }
+        if z < self.value {
+            return self.value;
+        }
+        let candidate = self.value | (z & self.mask);
+        if candidate > z {
+            // Below the highest bit that had to be set, the unknown bits can be 0.
+            let above = above_highest_bit(!z & self.value & !self.mask);
+            (above & z) | (!above & self.value)
+        } else {
+            // Counts up in the unknown bits above the highest bit that had to be cleared.
+            let above = above_highest_bit(z & !self.value & !self.mask);
+            let v = (above & self.mask & z) | (above & !self.mask);
+            let up = v.wrapping_add(above & above.wrapping_neg());
+            (up & self.mask) | self.value
+        }
+    }
+
     pub(super) const fn new(value: u64, mask: u64) -> Self {
         Self { value, mask }
     }
@@ -197,11 +220,20 @@ impl Tnum {
     }
 }
 
-/// The kernel's form in error texts: `(0x0; 0xff)`.
+/// The kernel's form in error texts: `(0x0; 0xff)`, or the value where it is known.
 impl fmt::Display for Tnum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "({:#x}; {:#x})", self.value, self.mask)
+        match (self.is_const(), self.value) {
+            (true, 0) => f.write_str("0"),
+            (true, v) => write!(f, "{v:#x}"),
+            _ => write!(f, "({:#x}; {:#x})", self.value, self.mask),
+        }
     }
+}
+
+/// All bits above the highest one set.
+const fn above_highest_bit(v: u64) -> u64 {
+    if v == 0 { u64::MAX } else { !(u64::MAX >> v.leading_zeros()) }
 }
 
 #[cfg(test)]

@@ -307,6 +307,26 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
         self.table.as_deref()?.describe(addr)
     }
 
+    /// Whether every access is checked, so that addresses are not the host's.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Copies bytes from an address that nothing is known of, if they are there to be read; answers whether
+    /// they are. Checked programs reach their own memory so, unchecked ones whatever the process has.
+    #[must_use]
+    pub fn probe(&self, addr: u64, dst: &mut [u8]) -> bool {
+        if !self.is_checked() {
+            return mem::probe_read(addr, dst);
+        }
+        let bytes = self.slice(addr, dst.len() as u64, Access::Read);
+        bytes.is_ok_and(|bytes| {
+            bytes.copy_to(0, dst);
+            true
+        })
+    }
+
     /// The bytes that a pointer names, checked.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use bpf::maps::{Map, MapContext};
+use bpf::maps::{Map, MapContext, MapDef};
 use bpf::object::{MapContents, MapSpec, ObjectSpec};
+use bpf::verifier::special_fields;
 use control::LoadError;
 use uapi::Errno;
 use uapi::bpf::MapType;
@@ -25,12 +26,23 @@ fn create(backend: &mut EngineBackend, spec: &ObjectSpec, map: &MapSpec) -> Resu
     };
     let mut def = map.def();
     def.name = map.kernel_name(&spec.name);
+    find_fields(backend, spec, map, &mut def);
     let created = Map::create(def, &cx).map_err(|e| refused(e.errno, e.to_string()))?;
     if let MapContents::Data(bytes) = &map.contents {
         let filled = created.open().update_elem(&0_u32.to_le_bytes(), bytes, 0);
         filled.map_err(|errno| refused(errno, format!("its contents do not fit: {errno}")))?;
     }
     Ok(created)
+}
+
+/// Finds the locks, timers and pointers in the values of a map, and of the maps that it holds.
+fn find_fields(backend: &EngineBackend, spec: &ObjectSpec, map: &MapSpec, def: &mut MapDef) {
+    if let (Some(btf), Some(value)) = (spec.btf.as_deref(), map.value_type) {
+        def.fields = special_fields(btf, backend.kernel_btf.as_deref(), value);
+    }
+    if let (Some(inner), Some(def)) = (map.inner.as_deref(), def.inner.as_deref_mut()) {
+        find_fields(backend, spec, inner, def);
+    }
 }
 
 /// Whether user space must put something into each slot before programs can send through the map.

@@ -69,7 +69,7 @@ impl Backend for EngineBackend {
             let id = self.new_id();
             programs.push((link(wanted, id, &maps, options)?, info(wanted, id)));
         }
-        let object = EngineObject::new(self, spec, maps, programs);
+        let object = EngineObject::new(self, spec, maps, programs, options.unverified);
         object.fill_slots(spec)?;
         object.freeze(spec)?;
         Ok(Box::new(object))

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bpf::helpers::Timers;
+use bpf::host::Host;
 use bpf::maps::{Map, MapFd};
 use bpf::object::{ObjectSpec, SlotRef};
 use bpf::vm::Program;
@@ -27,12 +29,16 @@ pub struct EngineObject {
     runner: Runner,
 }
 
+/// Instructions after which a run of a program that was not verified is stopped.
+const UNVERIFIED_FUEL: u64 = 1 << 28;
+
 impl EngineObject {
     pub(super) fn new(
         backend: &EngineBackend,
         spec: &ObjectSpec,
         maps: Vec<Arc<Map>>,
         programs: Vec<(Arc<Program>, ProgramInfo)>,
+        unverified: bool,
     ) -> Self {
         let by_number = |id: u32| i32::try_from(id).unwrap_or(i32::MAX);
         let infos = spec.maps.iter().zip(&maps);
@@ -44,6 +50,10 @@ impl EngineObject {
             programs: programs.iter().map(|(p, i)| (by_number(i.id), p.clone())).collect(),
         };
         let map_infos = map_infos.collect();
+        let host = SeededHost::new(backend.seed, backend.net.clone());
+        if let Some(timers) = host.timers() {
+            maps.iter().for_each(|map| map.on_free_fields(Timers::canceller(&timers)));
+        }
         let (programs, program_infos) = programs.into_iter().unzip();
         Self {
             maps: maps.iter().map(Map::open).collect(),
@@ -51,8 +61,8 @@ impl EngineObject {
             programs,
             program_infos,
             refs,
-            host: SeededHost::new(backend.seed, backend.net.clone()),
-            runner: Runner::new(),
+            host,
+            runner: if unverified { Runner::with_fuel(UNVERIFIED_FUEL) } else { Runner::new() },
         }
     }
 
@@ -145,6 +155,10 @@ impl Loaded for EngineObject {
             let reason = format!("no program {program:?} is loaded");
             return Err(TestRunError { errno: Errno::ENOENT, reason });
         };
+        self.runner.run_timers(&mut self.host, request.time_ns).map_err(|fault| TestRunError {
+            errno: Errno::EFAULT,
+            reason: format!("a timer's callback: {fault}"),
+        })?;
         self.runner.test_run(&program, &mut self.host, request)
     }
 

@@ -1,5 +1,7 @@
 //! `BPF_PROG_TEST_RUN` of the engine: one packet through one program, with the kernel's checks.
 
+mod timers;
+
 use std::sync::Arc;
 use std::time::Instant;
 

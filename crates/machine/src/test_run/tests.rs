@@ -1,9 +1,10 @@
 //! The numbers are a running 6.18 kernel's answers.
 
 use bpf::Insn;
+use bpf::maps::{FieldKind, Map, MapContext, MapDef, SpecialField};
 use bpf::object::ProgramSpec;
 use bpf::vm::Symbols;
-use uapi::bpf::func;
+use uapi::bpf::{BPF_PSEUDO_FUNC, BPF_PSEUDO_MAP_IDX, MapType, func};
 
 use super::*;
 
@@ -215,4 +216,43 @@ fn a_violation_says_what_and_where() {
     let error =
         Runner::with_fuel(1000).test_run(&forever, &mut host(), &packet(64, None)).expect_err("stops");
     assert!(error.reason.contains("more instructions than allowed"), "{}", error.reason);
+}
+
+/// Starts a timer in value 0 of map 0 that counts there every ten nanoseconds.
+fn periodic() -> Vec<Insn> {
+    let (r0, r1, r2, r3, r6, r10) = (0, 1, 2, 3, 6, 10);
+    let map = Insn::new(0x18, r1, BPF_PSEUDO_MAP_IDX, 0, 0);
+    let add = |dst, imm| Insn::new(0x07, dst, 0, 0, imm);
+    let timer = |first: &[Insn]| [&[mov_reg(r1, r6), add(r1, 8)], first].concat();
+    let mut insns = vec![Insn::new(0x7a, r10, 0, -8, 0), map, Insn::default(), mov_reg(r2, r10), add(r2, -8)];
+    insns.extend([call(func::MAP_LOOKUP_ELEM), mov_reg(r6, r0)]);
+    insns.extend(timer(&[Insn { dst: r2, ..map }, Insn::default(), mov(r3, 1), call(func::TIMER_INIT)]));
+    let to_callback = 9;
+    let callback = Insn::new(0x18, r2, BPF_PSEUDO_FUNC, 0, to_callback);
+    insns.extend(timer(&[callback, Insn::default(), call(func::TIMER_SET_CALLBACK)]));
+    insns.extend(timer(&[mov(r2, 10), mov(r3, 0), call(func::TIMER_START)]));
+    insns.extend([mov(r0, 2), EXIT]);
+    insns.extend([mov_reg(r6, r3), Insn::new(0x79, r1, r6, 0, 0), add(r1, 1), Insn::new(0x7b, r6, r1, 0, 0)]);
+    insns.extend(timer(&[mov(r2, 10), mov(r3, 0), call(func::TIMER_START)]));
+    insns.extend([mov(r0, 0), EXIT]);
+    insns
+}
+
+#[test]
+fn timers_run_at_their_own_times() {
+    let fields = vec![SpecialField { offset: 8, kind: FieldKind::Timer }];
+    let def = MapDef { fields, ..MapDef::new(MapType::Array, 4, 24, 1) };
+    let map = Map::create(def, &MapContext::default()).expect("correct");
+    let fd = map.open();
+    let symbols = Symbols { helper: bpf::helpers::helper, kfunc: |_| None };
+    let spec = ProgramSpec::bare("periodic", periodic());
+    let program = Arc::new(Program::link(&spec, 1, &[map.clone()], symbols).expect("links"));
+    let (mut runner, mut host) = (Runner::new(), host());
+    let request = TestRun { time_ns: 1000, ..packet(64, None) };
+    assert_eq!(runner.test_run(&program, &mut host, &request).map(|out| out.retval), Ok(2));
+    let count = || u64::from_le_bytes(fd.lookup_elem(&[0; 4], 0).unwrap()[..8].try_into().unwrap());
+    assert_eq!(runner.run_timers(&mut host, 1009), Ok(0));
+    assert_eq!(runner.run_timers(&mut host, 1010), Ok(1));
+    assert_eq!((runner.run_timers(&mut host, 1100), host.time_ns()), (Ok(9), 1100));
+    assert_eq!(count(), 10);
 }

@@ -79,3 +79,22 @@ fn snprintf_answers_the_whole_length_with_its_end() {
         assert_eq!(call(run, func::SNPRINTF, [out, 8, fmt, args, 15]), EINVAL);
     });
 }
+
+#[test]
+fn memory_that_may_not_be_there_is_read_or_zeroed() {
+    with_run(64, World::default(), |run| {
+        let (dst, src) = (give(run, &[0xff; 8]), give(run, b"hello\0xyz"));
+        let efault = Errno::EFAULT.as_ret();
+        assert_eq!(call(run, func::PROBE_READ_KERNEL, [dst, 8, src, 0, 0]), 0);
+        assert_eq!(run.read(dst, 8).unwrap().to_vec(), b"hello\0xy");
+        assert_eq!(call(run, func::PROBE_READ_KERNEL, [dst, 8, src + 2, 0, 0]), Errno::ERANGE.as_ret());
+        assert_eq!(run.read(dst, 8).unwrap().to_vec(), [0; 8]);
+        assert_eq!(call(run, func::PROBE_READ_KERNEL_STR, [dst, 8, src, 0, 0]), 6);
+        assert_eq!(call(run, func::PROBE_READ_KERNEL_STR, [dst, 3, src, 0, 0]), 3);
+        assert_eq!(run.read(dst, 6).unwrap().to_vec(), b"he\0lo\0");
+        assert_eq!(call(run, func::PROBE_READ_KERNEL_STR, [dst, 8, 1, 0, 0]), Errno::ERANGE.as_ret());
+        assert_eq!(call(run, func::PROBE_READ_KERNEL, [dst, 8, u64::MAX - 9, 0, 0]), efault);
+        assert_eq!(call(run, func::PROBE_READ_USER, [dst, 8, src, 0, 0]), efault);
+        assert_eq!(run.read(dst, 8).unwrap().to_vec(), [0; 8]);
+    });
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mem::{Frag, Frame, RxqInfo, XdpBuff};
 use uapi::Errno;
 
+use crate::helpers::Timers;
 use crate::host::*;
 use crate::insn::Insn;
 use crate::maps::{Map, MapContext, MapDef};
@@ -29,6 +30,7 @@ pub(crate) struct World {
     pub(crate) fib: Option<FibAnswer>,
     pub(crate) sockets: Vec<Arc<Socket>>,
     pub(crate) syncookies: SynCookiePolicy,
+    pub(crate) timers: Option<Arc<Timers>>,
 }
 
 impl Host for World {
@@ -83,6 +85,10 @@ impl Host for World {
 
     fn syncookie_sent(&mut self, socket: u64) {
         self.log.borrow_mut().push(format!("cookie of {socket}"));
+    }
+
+    fn timers(&self) -> Option<Arc<Timers>> {
+        self.timers.clone()
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<(), Errno> {
