@@ -15,6 +15,9 @@ pub struct TestRun {
     pub repeat: u32,
     /// What the clocks say, nanoseconds.
     pub time_ns: u64,
+    /// Timers that are due do not expire before the run. The kernel's timers follow a clock that cannot be
+    /// set, so the two homes can be compared only while theirs stand.
+    pub hold_timers: bool,
     /// CPU that runs the program: which values of per-CPU maps it sees.
     pub cpu: u32,
     /// Answers for the calls of scripted helpers, in the order of the calls: another backend's

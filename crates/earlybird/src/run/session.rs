@@ -190,6 +190,7 @@ impl<'a> Session<'a> {
             ctx,
             repeat: self.options.repeat,
             time_ns: FIRST_PACKET_NS + since,
+            hold_timers: self.engine.is_some() && self.kernel.is_some(),
             cpu: 0,
             script: Vec::new(),
         }

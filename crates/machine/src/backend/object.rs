@@ -155,10 +155,12 @@ impl Loaded for EngineObject {
             let reason = format!("no program {program:?} is loaded");
             return Err(TestRunError { errno: Errno::ENOENT, reason });
         };
-        self.runner.run_timers(&mut self.host, request.time_ns).map_err(|fault| TestRunError {
-            errno: Errno::EFAULT,
-            reason: format!("a timer's callback: {fault}"),
-        })?;
+        if !request.hold_timers {
+            self.runner.run_timers(&mut self.host, request.time_ns).map_err(|fault| TestRunError {
+                errno: Errno::EFAULT,
+                reason: format!("a timer's callback: {fault}"),
+            })?;
+        }
         self.runner.test_run(&program, &mut self.host, request)
     }
 
