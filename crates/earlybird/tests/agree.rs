@@ -46,7 +46,6 @@ fn run(
             scripted,
             engine,
             unverified,
-            ..Default::default()
         };
         backend.load(object.spec(), &options).map_err(|e| e.to_string())
     };

@@ -246,7 +246,7 @@ fn timers_run_at_their_own_times() {
     let fd = map.open();
     let symbols = Symbols { helper: bpf::helpers::helper, kfunc: |_| None };
     let spec = ProgramSpec::bare("periodic", periodic());
-    let program = Arc::new(Program::link(&spec, 1, &[map.clone()], symbols).expect("links"));
+    let program = Arc::new(Program::link(&spec, 1, std::slice::from_ref(&map), symbols).expect("links"));
     let (mut runner, mut host) = (Runner::new(), host());
     let request = TestRun { time_ns: 1000, ..packet(64, None) };
     assert_eq!(runner.test_run(&program, &mut host, &request).map(|out| out.retval), Ok(2));
