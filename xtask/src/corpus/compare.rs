@@ -143,7 +143,15 @@ pub(crate) fn kernel_said(outcome: Result<String, (Errno, String)>, elapsed_ns: 
         rest.as_bytes().get(2).filter(|b| **b == b')')?;
         n.parse().ok()
     };
-    let insn = log.lines().rev().find_map(insn_of);
+    // Of a loop the log prints the states, not the instruction; of a program that is too large it depends
+    // on what was in the log's buffer.
+    let of_loop = log.lines().find_map(|l| l.strip_prefix("infinite loop detected at insn "));
+    let too_large = log.contains("BPF program is too large.");
+    let insn = match of_loop {
+        Some(n) => n.parse().ok(),
+        None if too_large => None,
+        None => log.lines().rev().find_map(insn_of),
+    };
     let stats = log.lines().rev().find(|l| l.starts_with("processed "));
     let number = |name: &str| {
         let l = stats?;

@@ -8,7 +8,7 @@ use bpf::object::ObjectSpec;
 use clap::Args;
 
 use super::compare::{self, Pair, Said};
-use super::source::Source;
+use super::source::{Source, VERIFIER_TESTS};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Objects to compare instead of the kernel's tests
     #[arg(long)]
     object: Vec<PathBuf>,
+    /// All of the kernel's test programs, not those for the verifier alone
+    #[arg(long)]
+    all: bool,
     /// Print both logs of the chosen programs
     #[arg(long)]
     logs: bool,
@@ -37,7 +40,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         let dir = options.dir.clone().unwrap_or_else(|| root.join("target/corpus"));
         let file = options.filter.split_once('/').map_or("", |(file, _)| file);
         let stem = file.trim_end_matches(".bpf.o");
-        Source::fetch(&dir)?.build_programs(stem)?
+        let prefix = if options.all { "" } else { VERIFIER_TESTS };
+        Source::fetch(&dir)?.build_programs(prefix, stem)?
     } else {
         options.object.clone()
     };

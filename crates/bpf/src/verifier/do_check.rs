@@ -328,7 +328,7 @@ impl Env<'_> {
             BPF_PSEUDO_KFUNC_CALL => {
                 self.check_kfunc_call(insn)?;
                 if self.kfunc_of(insn).is_some_and(|k| k.name == "bpf_throw") {
-                    return Ok(Flow::End);
+                    return self.check_exit(true, &mut false);
                 }
             }
             _ => self.check_helper_call(insn)?,

@@ -197,7 +197,7 @@ pub(crate) struct Env<'a> {
     pub(crate) exception_cb: usize,
     pub(crate) seen_exception: bool,
     pub(crate) maps: Vec<MapInfo<'a>>,
-    pub(crate) kfuncs: Vec<Kfunc>,
+    pub(crate) kfuncs: Vec<std::rc::Rc<Kfunc>>,
     pub(crate) strict_alignment: bool,
 
     pub(crate) insn_idx: u32,

@@ -1,5 +1,7 @@
 //! Kernel functions that a program calls: what their BTF and the kernel's flags say of them.
 
+use std::rc::Rc;
+
 use uapi::Errno;
 
 use super::btfx;
@@ -15,7 +17,6 @@ pub(crate) mod kf {
     pub(crate) const RET_NULL: u32 = 1 << 2;
     pub(crate) const TRUSTED_ARGS: u32 = 1 << 4;
     pub(crate) const SLEEPABLE: u32 = 1 << 5;
-    pub(crate) const DESTRUCTIVE: u32 = 1 << 6;
     pub(crate) const RCU: u32 = 1 << 7;
     pub(crate) const ITER_NEW: u32 = 1 << 8;
     pub(crate) const ITER_NEXT: u32 = 1 << 9;
@@ -40,6 +41,11 @@ pub(crate) struct Kfunc {
 impl Kfunc {
     pub(crate) fn has(&self, flags: u32) -> bool {
         self.flags & flags != 0
+    }
+
+    /// One of the functions of an open-coded iterator.
+    pub(crate) fn is_iter(&self) -> bool {
+        self.has(kf::ITER_NEW | kf::ITER_NEXT | kf::ITER_DESTROY)
     }
 
     pub(crate) fn is_iter_next(&self) -> bool {
@@ -73,7 +79,7 @@ impl Kfunc {
 
 impl Env<'_> {
     /// The kfunc that an instruction calls.
-    pub(super) fn kfunc_of(&self, insn: &Insn) -> Option<&Kfunc> {
+    pub(super) fn kfunc_of(&self, insn: &Insn) -> Option<&Rc<Kfunc>> {
         if !insn.is_kfunc_call() {
             return None;
         }
@@ -101,11 +107,15 @@ impl Env<'_> {
                 format_args!("calling kernel function is not supported without CONFIG_DEBUG_INFO_BTF\n"),
             );
         }
+        let dev_bound = self.input.prog_flags & uapi::bpf::BPF_F_XDP_DEV_BOUND_ONLY != 0;
+        if !dev_bound && wanted.name.starts_with("bpf_xdp_metadata_rx_") {
+            return self.fail(Errno::EINVAL, format_args!("metadata kfuncs require device-bound program\n"));
+        }
         Ok(())
     }
 
     /// All kfuncs that the program names, in its own numbering.
-    pub(super) fn resolve_kfuncs(&self) -> Vec<Kfunc> {
+    pub(super) fn resolve_kfuncs(&self) -> Vec<Rc<Kfunc>> {
         self.input
             .kfuncs
             .iter()
@@ -119,14 +129,14 @@ impl Env<'_> {
                     None => (0, Vec::new(), TypeId(0)),
                 };
                 let known = super::kfunc_table::flags(&r.name);
-                Kfunc {
+                Rc::new(Kfunc {
                     name: r.name.clone(),
                     id,
                     flags: known.unwrap_or(0),
                     allowed: known.is_some(),
                     params,
                     ret,
-                }
+                })
             })
             .collect()
     }

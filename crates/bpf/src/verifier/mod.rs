@@ -7,11 +7,9 @@
 //!
 //! By concern: [`cfg`] the graph, [`alu`], [`scalar`], [`bounds`], [`tnum`] arithmetic, [`jumps`] and
 //! [`refine`] branches, [`mem`], [`stack`], [`btf_access`] loads and stores, [`helpers`], [`args`],
-//! [`protos`], [`kfunc_call`] calls, [`callbacks`], [`subprogs`] functions, [`refs`], [`record`] what is
-//! held and where, [`precision`], [`liveness`], [`scc`] for pruning, [`log`] the kernel's log form.
-
-// What only calls of kernel functions use waits for those to be checked.
-#![allow(dead_code)]
+//! [`protos`] calls of helpers, [`kfunc_call`], [`kfunc_args`], [`kfunc_objs`] calls of kernel functions,
+//! [`callbacks`], [`subprogs`] functions, [`refs`], [`record`] what is held and where, [`precision`],
+//! [`liveness`], [`scc`] for pruning, [`log`] the kernel's log form.
 
 mod alu;
 mod args;
@@ -27,7 +25,9 @@ mod facts;
 mod helpers;
 mod input;
 mod jumps;
+mod kfunc_args;
 mod kfunc_call;
+mod kfunc_objs;
 mod kfunc_table;
 mod kfuncs;
 mod ldimm;

@@ -123,11 +123,6 @@ impl Frame {
         f.regs[10].frameno = frameno;
         f
     }
-
-    /// Bytes of stack that were touched so far.
-    pub(crate) fn allocated_stack(&self) -> i32 {
-        self.stack.len() as i32 * REG_SIZE
-    }
 }
 
 impl Clone for Frame {
@@ -278,10 +273,6 @@ impl State {
     pub(crate) fn frame_mut(&mut self) -> &mut Frame {
         let n = self.frames.len() - 1;
         &mut self.frames[n]
-    }
-
-    pub(crate) fn has_ref(&self, id: u32) -> bool {
-        self.refs.iter().any(|r| r.id == id)
     }
 
     /// Where execution of a frame is or will continue.

@@ -148,8 +148,6 @@ kinds! {
 }
 
 impl RegType {
-    pub(crate) const MAP_VALUE_OR_NULL: Self = Self::MAP_VALUE.with(flag::PTR_MAYBE_NULL);
-
     /// Packet or metadata pointers, which carry a range.
     pub(crate) fn is_pkt_pointer(self) -> bool {
         let t = self.base();
