@@ -38,15 +38,8 @@ fn run(
     let settings =
         EngineSettings { net: backends::net_from_host().map_err(|e| e.to_string())?, ..Default::default() };
     let mut home = backends::engine(&settings).map_err(|e| e.to_string())?;
-    // The checked interpreter is the judge of the verifier, so it runs whatever the kernel accepts.
     let load = |backend: &mut dyn Backend, scripted| {
-        let unverified = engine == EngineKind::Interp;
-        let options = LoadOptions {
-            programs: vec![program.to_owned()],
-            scripted,
-            engine,
-            unverified,
-        };
+        let options = LoadOptions { programs: vec![program.to_owned()], scripted, engine, unverified: false };
         backend.load(object.spec(), &options).map_err(|e| e.to_string())
     };
     let ours = load(&mut *home, false)?;
