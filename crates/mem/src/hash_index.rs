@@ -18,6 +18,7 @@ const TARGET_LOAD: usize = 4;
 ///
 /// A tag is 16 bits of the hash, 0 for an empty entry, so a reader compares eight entries in two steps of 64
 /// bits (compiled programs in one of 128) and looks at one element in nearly all cases.
+#[derive(Debug, Default)]
 #[repr(C, align(64))]
 struct Bucket {
     tags: [AtomicU64; 2],

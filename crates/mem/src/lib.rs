@@ -19,6 +19,9 @@ mod sync;
 mod xdp_buff;
 mod zeroed;
 
+#[cfg(all(test, loom))]
+mod models;
+
 pub use code::{CodeBuffer, CodePages};
 pub use frame::Frame;
 pub use hash_index::{BUCKET_ENTRIES, Chain, HashIndex, IndexLayout, Position};

@@ -74,7 +74,7 @@ impl ElementPool {
         Self::with_surplus(capacity, most.max(MIN_SURPLUS_PER_CPU.checked_mul(cpus)?), cpus)
     }
 
-    fn with_surplus(capacity: u32, surplus: u32, cpus: u32) -> Option<Self> {
+    pub(crate) fn with_surplus(capacity: u32, surplus: u32, cpus: u32) -> Option<Self> {
         let total = capacity.checked_add(surplus)?;
         let share = |cpu| capacity / cpus + u32::from(cpu < capacity % cpus);
         let cpus = (0..cpus)

@@ -2,7 +2,9 @@
 // UNSAFETY: takes zeroed memory for initialised values.
 #![allow(unsafe_code)]
 
+#[cfg(not(loom))]
 use std::alloc::{Layout, alloc_zeroed};
+#[cfg(not(loom))]
 use std::ptr::{NonNull, slice_from_raw_parts_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 /// # Safety
 ///
 /// It must be.
+#[cfg_attr(loom, allow(dead_code))]
 pub(crate) unsafe trait ZeroIsValid {}
 
 // SAFETY: zero is a number.
@@ -23,7 +26,14 @@ unsafe impl ZeroIsValid for AtomicU64 {}
 // SAFETY: zero is the null pointer.
 unsafe impl<T> ZeroIsValid for AtomicPtr<T> {}
 
+/// `len` zeroes; `None` if there is not that much memory. A model's atomics must be made one by one.
+#[cfg(loom)]
+pub(crate) fn zeroed<T: Default>(len: usize) -> Option<Box<[T]>> {
+    Some((0..len).map(|_| T::default()).collect())
+}
+
 /// `len` zeroes; `None` if there is not that much memory.
+#[cfg(not(loom))]
 pub(crate) fn zeroed<T: ZeroIsValid>(len: usize) -> Option<Box<[T]>> {
     let layout = Layout::array::<T>(len).ok()?;
     if layout.size() == 0 {

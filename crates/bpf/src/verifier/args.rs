@@ -339,6 +339,7 @@ impl Env<'_> {
                     return self.fail(Errno::EACCES, format_args!("Helper has invalid btf_id in R{regno}\n"));
                 }
                 meta.ret_btf = Some(reg.btf());
+                meta.ret_alloc = reg.ty.has(MEM_RCU);
                 Ok(())
             }
             ArgType::PTR_TO_SPIN_LOCK => {

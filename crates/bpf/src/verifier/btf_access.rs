@@ -282,10 +282,12 @@ impl Env<'_> {
     /// Writes to kernel structs that XDP programs may make: only `nf_conn.mark`.
     fn write_kernel_struct(&mut self, reg: &Reg, off: i32, size: i32) -> Res<Option<Reg>> {
         let (which, id) = reg.btf();
-        if reg.ty.has(flag::PTR_UNTRUSTED) || self.btf_name(which, id) != "nf_conn" {
+        let writable = matches!(self.btf_name(which, id), "nf_conn" | "nf_conn___init");
+        if reg.ty.has(flag::PTR_UNTRUSTED) || !writable {
             return self.fail(Errno::EACCES, format_args!("only read is supported\n"));
         }
-        let mark = self.btf(which).and_then(|b| b.member(TypeId(id), "mark"));
+        let conn = self.btf(which).and_then(|b| Some((b, btfx::find_struct(b, "nf_conn")?)));
+        let mark = conn.and_then(|(b, id)| b.member(TypeId(id), "mark"));
         let at = mark.map(|m| (m.bit_offset / 8) as i32);
         match at {
             Some(m) if off >= m && off + size <= m + 4 => Ok(Some(Reg::UNKNOWN)),

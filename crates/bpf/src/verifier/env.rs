@@ -31,6 +31,8 @@ pub(crate) enum Pseudo {
         map: u32,
         off: u32,
     },
+    /// An address that the loader fills in.
+    Address,
     /// A kernel variable or type: what the register becomes.
     Ksym {
         ty: RegType,

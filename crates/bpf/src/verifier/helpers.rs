@@ -448,7 +448,11 @@ impl Env<'_> {
         };
         let t = super::btfx::skip_modifiers(btf, TypeId(id));
         if super::btfx::is_struct(btf, t) {
-            let ty = RegType::BTF_ID.with(flags & !flag::MEM_RDONLY);
+            let ty = RegType::BTF_ID.with(if meta.ret_alloc {
+                flag::MEM_ALLOC | flag::MEM_RCU
+            } else {
+                flags & !flag::MEM_RDONLY
+            });
             return Ok(Reg::pointer(ty, Payload::Btf { btf: which, id }));
         }
         let Some(size) = super::btfx::size(btf, t) else {

@@ -129,12 +129,14 @@ pub struct Options {
     pub log_level: u32,
     /// CPUs that the machine may have (`nr_cpu_ids`): the range of `bpf_get_smp_processor_id`.
     pub nr_cpus: u32,
+    /// Kernel variables have addresses (`CONFIG_KALLSYMS_ALL`); none do in user space.
+    pub kernel_variables: bool,
     /// Record the claimed value of every register before every instruction, over all paths.
     pub trace: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_level: 0, nr_cpus: 8192, trace: false }
+        Self { log_level: 0, nr_cpus: 8192, kernel_variables: false, trace: false }
     }
 }

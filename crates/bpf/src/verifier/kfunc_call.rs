@@ -141,32 +141,7 @@ impl<'a> Env<'a> {
     fn kfunc_regions(&mut self, kf: &Kfunc) -> Res {
         let name = kf.name.as_str();
         let sleepable = kf.sleepable();
-        let (lock, unlock) = (name == "bpf_rcu_read_lock", name == "bpf_rcu_read_unlock");
-        if lock {
-            self.cur.active_rcu_locks += 1;
-        } else if unlock {
-            if self.cur.active_rcu_locks == 0 {
-                return self.fail(
-                    Errno::EINVAL,
-                    format_args!("unmatched rcu read unlock (kernel function {name})\n"),
-                );
-            }
-            self.cur.active_rcu_locks -= 1;
-            if self.cur.active_rcu_locks == 0 {
-                self.end_rcu_section();
-            }
-        } else if sleepable && self.cur.active_rcu_locks != 0 {
-            return self.fail(
-                Errno::EACCES,
-                format_args!("kernel func {name} is sleepable within rcu_read_lock region\n"),
-            );
-        }
-        if (lock || unlock) && self.in_rbtree_cb() {
-            return self.fail(
-                Errno::EACCES,
-                format_args!("Calling bpf_rcu_read_{{lock,unlock}} in unnecessary rbtree callback\n"),
-            );
-        }
+        self.rcu_section(name, sleepable)?;
         match name {
             "bpf_preempt_disable" => self.cur.active_preempt_locks += 1,
             "bpf_preempt_enable" if self.cur.active_preempt_locks == 0 => {
@@ -194,6 +169,39 @@ impl<'a> Env<'a> {
             return self.fail(
                 Errno::EACCES,
                 format_args!("kernel func {name} requires RCU critical section protection\n"),
+            );
+        }
+        Ok(())
+    }
+
+    fn rcu_section(&mut self, name: &str, sleepable: bool) -> Res {
+        let (lock, unlock) = (name == "bpf_rcu_read_lock", name == "bpf_rcu_read_unlock");
+        if self.cur.active_rcu_locks == 0 {
+            if unlock {
+                return self.fail(
+                    Errno::EINVAL,
+                    format_args!("unmatched rcu read unlock (kernel function {name})\n"),
+                );
+            }
+            self.cur.active_rcu_locks = u32::from(lock);
+            return Ok(());
+        }
+        if (lock || unlock) && self.in_rbtree_cb() {
+            return self.fail(
+                Errno::EACCES,
+                format_args!("Calling bpf_rcu_read_{{lock,unlock}} in unnecessary rbtree callback\n"),
+            );
+        }
+        if lock {
+            return self.fail(Errno::EINVAL, format_args!("nested rcu read lock (kernel function {name})\n"));
+        }
+        if unlock {
+            self.cur.active_rcu_locks = 0;
+            self.end_rcu_section();
+        } else if sleepable {
+            return self.fail(
+                Errno::EACCES,
+                format_args!("kernel func {name} is sleepable within rcu_read_lock region\n"),
             );
         }
         Ok(())

@@ -55,6 +55,12 @@ impl<'a> Env<'a> {
         let Some(ty) = ty else {
             return self.fail(Errno::EINVAL, format_args!("expected valid iter pointer as arg #{i}\n"));
         };
+        if call.kf.name == "bpf_iter_css_task_new" && !self.cur.in_sleepable {
+            return self.fail(
+                Errno::EINVAL,
+                format_args!("css_task_iter is only allowed in bpf_lsm, bpf_iter and sleepable progs\n"),
+            );
+        }
         let slots = btfx::size(btf, ty).unwrap_or(0) as usize / 8;
         if call.kf.has(kf::ITER_NEW) {
             return self.new_iter(i, &reg, ty, slots, call);

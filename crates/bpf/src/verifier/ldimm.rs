@@ -163,6 +163,10 @@ impl Env<'_> {
             return self
                 .fail(Errno::ENOENT, format_args!("ldimm64 insn specifies invalid btf_id {}.\n", insn.imm));
         };
+        if sym.btf.is_none() {
+            // The loader puts the address, or 0 for what is not there.
+            return Ok(Pseudo::Address);
+        }
         let kind = if sym.is_func { crate::btf::BtfKind::Func } else { crate::btf::BtfKind::Var };
         let Some(id) = btf.find(&sym.name, kind) else {
             return self
@@ -170,6 +174,12 @@ impl Env<'_> {
         };
         if sym.is_func {
             return Ok(Pseudo::Ksym { ty: RegType::MEM.with(flag::MEM_RDONLY), id: 0, mem_size: 0 });
+        }
+        if !self.opts.kernel_variables {
+            return self.fail(
+                Errno::ENOENT,
+                format_args!("ldimm64 failed to find the address for kernel symbol '{}'.\n", sym.name),
+            );
         }
         let Kind::Var { ty, .. } = *btfx::kind(btf, id) else {
             return self.fail(
@@ -219,6 +229,7 @@ impl Env<'_> {
                 let high = self.insns.get(idx + 1).map_or(0, |n| n.imm as u32);
                 Reg::scalar((u64::from(high) << 32) | u64::from(insn.imm as u32))
             }
+            Pseudo::Address => Reg::UNKNOWN,
             Pseudo::Map(map) => Reg::pointer(RegType::MAP_PTR, Payload::Map { map, uid: 0 }),
             Pseudo::MapValue { map, .. } if self.maps[map as usize].def.map_type == MapType::Arena => {
                 Reg::UNKNOWN

@@ -6,6 +6,7 @@ use super::env::Env;
 use super::reg::{ADD_CONST, IterState, Payload, Reg};
 use super::state::{Frame, SlotType, State};
 use super::types::RegType;
+use crate::insn::Insn;
 
 fn unum(v: u64) -> String {
     if v <= u64::from(u16::MAX) { v.to_string() } else { format!("{v:#x}") }
@@ -244,8 +245,12 @@ impl Env<'_> {
 
     pub(super) fn disasm(&self, idx: usize) -> String {
         let insn = &self.insns[idx];
-        let kfunc = self.kfunc_of(insn).map(|k| k.name.as_str());
-        crate::disasm::disassemble(insn, self.insns.get(idx + 1), kfunc)
+        let next = self.insns.get(idx + 1);
+        match self.kfunc_of(insn) {
+            // The kernel knows the function by its number in its own type information.
+            Some(k) => crate::disasm::disassemble(&Insn { imm: k.id as i32, ..*insn }, next, Some(&k.name)),
+            None => crate::disasm::disassemble(insn, next, None),
+        }
     }
 
     /// The C source line of an instruction, if it is another one than before.

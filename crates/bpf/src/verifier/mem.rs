@@ -34,6 +34,8 @@ pub(crate) struct CallMeta {
     pub(crate) ref_obj_id: u32,
     pub(crate) dynptr_id: u32,
     pub(crate) ret_btf: Option<(super::reg::BtfRef, u32)>,
+    /// The per-CPU object is one that the program allocated.
+    pub(crate) ret_alloc: bool,
     pub(crate) subprogno: u32,
     /// Field of a map value that a kernel pointer is exchanged with.
     pub(crate) kptr: Option<super::record::Field>,

@@ -161,7 +161,7 @@ fn special_slot_safe(old: &StackSlot, cur: &StackSlot, ids: &mut IdMap, exact: E
                 Payload::Iter { btf, id, state, .. } => Some((btf, id, state)),
                 _ => None,
             };
-            key(o.pl) == key(c.pl) && ids.check(o.ref_obj_id, c.ref_obj_id)
+            o.ty == c.ty && key(o.pl) == key(c.pl) && ids.check(o.ref_obj_id, c.ref_obj_id)
         }
         SlotType::IrqFlag => ids.check(o.ref_obj_id, c.ref_obj_id) && o.pl == c.pl,
         SlotType::Misc | SlotType::Zero | SlotType::Invalid => true,
@@ -171,9 +171,6 @@ fn special_slot_safe(old: &StackSlot, cur: &StackSlot, ids: &mut IdMap, exact: E
 fn stack_safe(old: &Frame, cur: &Frame, ids: &mut IdMap, exact: Exact) -> bool {
     for (spi, os) in old.stack.iter().enumerate() {
         let cs = cur.stack.get(spi);
-        if exact == Exact::Yes && cs.is_none_or(|cs| cs.types[0] != os.types[0]) {
-            return false;
-        }
         if !slot_safe(os, cs, ids, exact) {
             return false;
         }
@@ -183,7 +180,7 @@ fn stack_safe(old: &Frame, cur: &Frame, ids: &mut IdMap, exact: Exact) -> bool {
 
 fn slot_safe(os: &StackSlot, cs: Option<&StackSlot>, ids: &mut IdMap, exact: Exact) -> bool {
     for i in 0..REG_SIZE as usize {
-        if exact == Exact::Yes && cs.is_none_or(|cs| cs.types[i] != os.types[i]) {
+        if exact != Exact::No && cs.is_none_or(|cs| cs.types[i] != os.types[i]) {
             return false;
         }
         if matches!(os.types[i], SlotType::Invalid | SlotType::Misc) {

@@ -146,7 +146,10 @@ pub(crate) fn find(btf: &Btf, kernel: Option<&Btf>, id: TypeId) -> Option<Record
     let mut f = Finder { btf, kernel, out: Vec::new() };
     f.walk(btfx::skip_modifiers(btf, id), 0, 0);
     f.out.sort_by_key(|x| x.offset);
-    (!f.out.is_empty()).then_some(Record { fields: f.out })
+    // A list or tree of nothing makes the whole type one without special fields.
+    let unusable =
+        |x: &Field| matches!(x.kind, FieldKind::ListHead | FieldKind::RbRoot) && x.target.is_none();
+    (!f.out.is_empty() && !f.out.iter().any(unusable)).then_some(Record { fields: f.out })
 }
 
 impl Finder<'_> {
@@ -253,11 +256,15 @@ impl Finder<'_> {
         let tag = btfx::decl_tags(self.btf, decl.0, decl.1).find_map(|t| t.strip_prefix("contains:"));
         let Some((holder, node)) = tag.and_then(|t| t.split_once(':')) else { return (None, 0) };
         let Some(id) = self.btf.find(holder, BtfKind::Struct) else { return (None, 0) };
-        let off = btfx::members(self.btf, id)
-            .iter()
-            .find(|m| btfx::member_name(self.btf, m) == node)
-            .map_or(0, |m| m.bit_offset / 8);
-        (Some((BtfRef::Program, id.0)), off)
+        let node_type = if kind == FieldKind::ListHead { "bpf_list_node" } else { "bpf_rb_node" };
+        let node = btfx::members(self.btf, id).iter().find(|m| {
+            btfx::member_name(self.btf, m) == node
+                && btfx::name(self.btf, btfx::skip_modifiers(self.btf, m.ty)) == node_type
+        });
+        match node {
+            Some(m) => (Some((BtfRef::Program, id.0)), m.bit_offset / 8),
+            None => (None, 0),
+        }
     }
 }
 

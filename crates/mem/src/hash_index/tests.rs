@@ -3,6 +3,12 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 
+/// Enough for a race to show; miri needs less and has no time for more.
+const ROUNDS: u32 = if cfg!(miri) { 100 } else { 20_000 };
+
+/// Entries of a table that overflows.
+const N: u32 = if cfg!(miri) { 100 } else { 1000 };
+
 /// Elements are their own keys here; the hash puts all of them into few chains.
 fn hash(key: u32) -> u64 {
     (u64::from(key) << 48) | u64::from(key % 3)
@@ -25,15 +31,15 @@ fn a_bucket_is_a_cache_line() {
 
 #[test]
 fn entries_are_found_through_overflow_buckets_until_removed() {
-    let index = HashIndex::new(1000).unwrap();
-    (0..1000).for_each(|k| index.lock(hash(k)).insert(hash(k), k));
-    assert!((0..1000).all(|k| find(&index, k)));
-    assert!(!find(&index, 1003));
-    for k in (0..1000).step_by(3) {
+    let index = HashIndex::new(N).unwrap();
+    (0..N).for_each(|k| index.lock(hash(k)).insert(hash(k), k));
+    assert!((0..N).all(|k| find(&index, k)));
+    assert!(!find(&index, N + 3));
+    for k in (0..N).step_by(3) {
         assert!(remove(&index, k) && !find(&index, k) && !remove(&index, k));
     }
-    assert!((0..1000).all(|k| find(&index, k) == (k % 3 != 0)));
-    for k in 0..1000 {
+    assert!((0..N).all(|k| find(&index, k) == (k % 3 != 0)));
+    for k in 0..N {
         assert_eq!(remove(&index, k), k % 3 != 0);
     }
     let used = index.overflow.with(|o| o.fresh as usize - index.main - o.free.len());
@@ -88,7 +94,7 @@ fn a_present_entry_is_found_while_others_come_and_go() {
     let done = AtomicBool::new(false);
     std::thread::scope(|s| {
         s.spawn(|| {
-            for round in 0..20_000_u32 {
+            for round in 0..ROUNDS {
                 let k = 100 + round % 50;
                 index.lock(0).insert(same(k), k);
                 let gone = round % 40;

@@ -86,7 +86,7 @@ fn threads_never_hold_the_same_element() {
         for cpu in 0..4 {
             let (pool, domain, held) = (&pool, &domain, &held);
             s.spawn(move || {
-                for i in 0..20_000 {
+                for i in 0..if cfg!(miri) { 100 } else { 20_000 } {
                     let guard = domain.pin();
                     let taken = pool.take(cpu, domain);
                     assert_eq!(held[taken.index as usize].fetch_add(1, SeqCst), 0);

@@ -68,6 +68,10 @@ impl XdpBuff<'_> {
     #[doc(alias = "bpf_xdp_adjust_tail")]
     pub fn adjust_tail(&mut self, offset: i32) -> Result<(), Errno> {
         if self.has_frags() {
+            // There is no positive number of this size, and the kernel then takes nothing off.
+            if offset == i32::MIN {
+                return Ok(());
+            }
             return match u32::try_from(offset) {
                 Ok(grow) => self.grow_frags(grow),
                 Err(_) => self.shrink_frags(offset.unsigned_abs()),
