@@ -37,6 +37,8 @@ def objects():
         good = file.read()
     write("truncated.o", good[:4000])
     write("header_only.o", good[:64])
+    with open("../objects/core_relo.o", "rb") as file:
+        write("newline_in_access_path.o", file.read().replace(b"\0000:1\0", b"\0\n:1\0", 1))
     write("text.o", b"This is a text file that somebody called an object.\n")
     write("empty.o", b"")
 

@@ -22,6 +22,22 @@ struct {
 	__type(value, struct value);
 } typed SEC(".maps");
 
+struct guarded {
+	__u64 seen;
+	struct {
+		struct bpf_timer timer;
+		__u32 runs;
+	} inner;
+	struct bpf_spin_lock lock;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct guarded);
+} special SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
 	__uint(key_size, 12);

@@ -5,7 +5,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use bpf::btf::{Btf, BtfKind, Kind};
+use bpf::maps::FieldKind;
 use bpf::object::*;
+use bpf::verifier::special_fields;
 use uapi::bpf::*;
 
 fn parse_with(name: &str, target: &Target) -> Result<ObjectSpec, ObjectError> {
@@ -143,6 +145,19 @@ fn maps_have_their_attributes() {
     assert_eq!((map("near").numa_node, map("near").map_flags), (Some(0), BPF_F_NUMA_NODE));
     let wanted = parse_with("maps.o", &Target { possible_cpus: 6, ..Target::bundled() }).unwrap();
     assert_eq!(wanted.map("events").unwrap().1.max_entries, 6);
+}
+
+#[test]
+fn special_fields_of_values_are_found() {
+    let spec = parse("maps.o");
+    let fields = |name: &str| -> Vec<_> {
+        let value = spec.map(name).unwrap().1.value_type.unwrap();
+        let fields = special_fields(spec.btf.as_deref().unwrap(), None, value);
+        fields.iter().map(|f| (f.offset, f.kind)).collect()
+    };
+    assert_eq!(fields("typed"), [(8, FieldKind::SpinLock)]);
+    assert_eq!(fields("special"), [(8, FieldKind::Timer), (32, FieldKind::SpinLock)]);
+    assert_eq!(fields("near"), []);
 }
 
 #[test]

@@ -17,8 +17,8 @@ pub(super) fn apply(matcher: &mut Matcher<'_>, relo: &CoreRelo, insns: &mut [Ins
 /// A failure in words that name the type and the access.
 pub(super) fn problem(btf: &Btf, relo: &CoreRelo, reason: CoreError) -> Problem {
     let kind = btf.ty(relo.ty).tag().name();
-    let name: String = btf.name_of(relo.ty).chars().take(128).collect();
-    let path: String = btf.str(relo.access).chars().take(64).collect();
+    let name = btf.str_up_to(btf.ty(relo.ty).name, 128);
+    let path = btf.str_up_to(relo.access, 64);
     Problem::new(format!("CO-RE relocation {:?} of {kind} {name} (path {path}): {reason}", relo.kind))
 }
 

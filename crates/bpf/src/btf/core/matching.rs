@@ -38,6 +38,11 @@ impl<'a> Matching<'a> {
         Self { local, target, steps: STEPS_MAX }
     }
 
+    /// Pairs of types or members that were looked at.
+    pub(super) fn steps_taken(&self) -> u64 {
+        u64::from(STEPS_MAX - self.steps)
+    }
+
     /// The counterpart of a local path in a candidate type, if it has one.
     #[doc(alias = "bpf_core_spec_match")]
     pub(super) fn find(

@@ -88,11 +88,16 @@ pub struct Resolved {
 /// Why a relocation cannot be decided at all.
 pub type CoreError = String;
 
+/// Pairs of types or members that all relocations of an object may look at together. Real objects need a few
+/// million.
+const STEPS_MAX: u64 = 1 << 28;
+
 /// Matches types of one object against one target, remembering the candidates of each type.
 pub struct Matcher<'a> {
     local: &'a Btf,
     target: Option<&'a Btf>,
     candidates: BTreeMap<TypeId, Vec<TypeId>>,
+    steps_left: u64,
 }
 
 impl CoreKind {
@@ -135,7 +140,7 @@ impl<'a> Matcher<'a> {
     /// Between an object's types and those of a target; without a target nothing exists there.
     #[must_use]
     pub fn new(local: &'a Btf, target: Option<&'a Btf>) -> Self {
-        Self { local, target, candidates: BTreeMap::new() }
+        Self { local, target, candidates: BTreeMap::new(), steps_left: STEPS_MAX }
     }
 
     /// Decides a relocation.
@@ -158,7 +163,13 @@ impl<'a> Matcher<'a> {
         let mut found: Option<(Resolved, u64)> = None;
         let mut fitting = Vec::new();
         for &id in &candidates {
-            let Some(spec) = Matching::new(self.local, target).find(relo.kind, &local, id)? else { continue };
+            if self.steps_left == 0 {
+                return Err("the object's relocations together are too much work".to_owned());
+            }
+            let mut matching = Matching::new(self.local, target);
+            let spec = matching.find(relo.kind, &local, id);
+            self.steps_left = self.steps_left.saturating_sub(matching.steps_taken());
+            let Some(spec) = spec? else { continue };
             let resolved = value::resolve(relo.kind, &local, Some(&spec))?;
             match found {
                 None => found = Some((resolved, spec.bit_offset)),

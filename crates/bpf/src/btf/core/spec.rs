@@ -37,7 +37,8 @@ impl<'a> Spec<'a> {
             return Err("it names a type that does not exist".to_owned());
         }
         let mut spec = Self::new(btf, relo.ty);
-        let text = btf.str(relo.access);
+        // 64 numbers of at most 10 digits each, with colons, and one byte to see that there is more.
+        let text = btf.str_up_to(relo.access, SPEC_LEN_MAX * 11 + 1);
         if relo.kind.is_type() {
             return if text == "0" { Ok(spec) } else { Err(bad_path(text)) };
         }
@@ -106,7 +107,6 @@ impl<'a> Spec<'a> {
 }
 
 fn parse_path(text: &str) -> Result<Vec<u32>, CoreError> {
-    // 64 numbers of at most 10 digits each, with colons.
     if text.len() > SPEC_LEN_MAX * 11 {
         return Err("its access path is too long".to_owned());
     }
