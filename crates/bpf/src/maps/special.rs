@@ -63,6 +63,48 @@ impl FieldKind {
             Self::RbNode => 32,
         }
     }
+
+    /// Whether a pointer of the kernel's is kept there.
+    pub(crate) const fn is_kptr(self) -> bool {
+        matches!(self, Self::KptrUnref | Self::KptrRef | Self::KptrPercpu | Self::Uptr)
+    }
+
+    /// The kernel's word.
+    #[doc(alias = "btf_field_type_name")]
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::SpinLock => "bpf_spin_lock",
+            Self::ResSpinLock => "bpf_res_spin_lock",
+            Self::Timer => "bpf_timer",
+            Self::Workqueue => "bpf_wq",
+            Self::TaskWork => "bpf_task_work",
+            Self::KptrUnref | Self::KptrRef => "kptr",
+            Self::KptrPercpu => "percpu_kptr",
+            Self::Uptr => "uptr",
+            Self::ListHead => "bpf_list_head",
+            Self::ListNode => "bpf_list_node",
+            Self::RbRoot => "bpf_rb_root",
+            Self::RbNode => "bpf_rb_node",
+            Self::Refcount => "bpf_refcount",
+        }
+    }
+
+    /// The field that is a struct of this name.
+    pub(crate) fn of_struct(name: &str) -> Option<Self> {
+        Some(match name {
+            "bpf_spin_lock" => Self::SpinLock,
+            "bpf_res_spin_lock" => Self::ResSpinLock,
+            "bpf_timer" => Self::Timer,
+            "bpf_wq" => Self::Workqueue,
+            "bpf_task_work" => Self::TaskWork,
+            "bpf_list_head" => Self::ListHead,
+            "bpf_list_node" => Self::ListNode,
+            "bpf_rb_root" => Self::RbRoot,
+            "bpf_rb_node" => Self::RbNode,
+            "bpf_refcount" => Self::Refcount,
+            _ => return None,
+        })
+    }
 }
 
 /// The special fields of a map's value and the plain bytes between them.
@@ -302,6 +344,24 @@ mod tests {
         assert_eq!(Record::new(&[field(u32::MAX, FieldKind::SpinLock)], 8), Err(u32::MAX));
         let two = [field(0, FieldKind::KptrRef), field(4, FieldKind::SpinLock)];
         assert_eq!(Record::new(&two, 16), Err(4));
+    }
+
+    /// A resilient lock was taken for 8 bytes once, which forbade the program's own data right behind it.
+    #[test]
+    fn fields_are_as_large_as_in_the_running_kernel() {
+        let Ok(vmlinux) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            eprintln!("SKIPPED: the running kernel has no BTF");
+            return;
+        };
+        let btf = crate::btf::Btf::parse(&vmlinux).unwrap();
+        let names = btf.iter().map(|(id, _)| btf.name_of(id)).filter(|n| n.starts_with("bpf_"));
+        let mut compared = 0;
+        for (name, kind) in names.filter_map(|n| FieldKind::of_struct(n).map(|kind| (n, kind))) {
+            let Some(id) = btf.find(name, crate::btf::BtfKind::Struct) else { continue };
+            assert_eq!(btf.size_of(id), Some(u64::from(kind.size())), "{name}");
+            compared += 1;
+        }
+        assert!(compared >= 8, "only {compared} compared");
     }
 
     #[test]

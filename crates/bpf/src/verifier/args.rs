@@ -7,11 +7,11 @@ use super::alu::MAX_VAR_OFF;
 use super::env::{Env, Res};
 use super::mem::{Access, CallMeta};
 use super::protos::Proto;
-use super::record::FieldKind;
 use super::refs::LockUse;
 use super::reg::{BtfRef, Reg};
 use super::state::SlotType;
 use super::types::{ArgType, RegType, flag};
+use crate::maps::FieldKind;
 
 use flag::{
     MEM_ALLOC, MEM_PERCPU, MEM_RCU, MEM_RDONLY, MEM_RINGBUF, NON_OWN_REF, PTR_MAYBE_NULL, PTR_TRUSTED,

@@ -5,10 +5,11 @@ use uapi::Errno;
 use super::btfx;
 use super::env::{Env, Res};
 use super::mem::Access;
-use super::record::{Field, FieldKind};
+use super::record::Field;
 use super::reg::{BtfRef, Payload, Reg};
 use super::types::{RegType, flag};
 use crate::btf::{Btf, Kind, TypeId};
+use crate::maps::FieldKind;
 
 /// What lies at an offset of a struct.
 enum Walk {

@@ -469,7 +469,7 @@ impl Env<'_> {
             let (which, t) = f.target.unwrap_or((BtfRef::Kernel, 0));
             if which == BtfRef::Program {
                 ty = ty.with(flag::MEM_ALLOC);
-                if f.kind == super::record::FieldKind::KptrPercpu {
+                if f.kind == crate::maps::FieldKind::KptrPercpu {
                     ty = ty.with(flag::MEM_PERCPU);
                 }
             }

@@ -9,11 +9,11 @@ use super::env::{Env, Res};
 use super::kfunc_call::KfuncCall;
 use super::kfuncs::kf;
 use super::mem::Access;
-use super::record::FieldKind;
 use super::refs::LockUse;
 use super::reg::{BtfRef, Payload, Reg};
 use super::types::{ArgType, RegType, flag};
 use crate::btf::{Btf, Kind, TypeId};
+use crate::maps::FieldKind;
 
 /// What a pointer parameter wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,12 +8,12 @@ use super::env::{Env, Res};
 use super::kfunc_call::KfuncCall;
 use super::kfuncs::kf;
 use super::mem::Access;
-use super::record::FieldKind;
 use super::refs::SlotError;
 use super::reg::{BtfRef, IterState, Payload, Reg};
 use super::state::{SlotType, StackSlot, ref_type};
 use super::types::{RegType, flag};
 use crate::btf::{Btf, TypeId};
+use crate::maps::FieldKind;
 
 /// Why an object on the stack is not usable.
 enum Unusable {

@@ -191,7 +191,7 @@ impl Env<'_> {
     pub(super) fn rbtree_callback_node(&mut self, root: &Reg) -> Res<Reg> {
         let off = root.off.wrapping_add(root.var_off.value as i32);
         let rec = self.reg_record(root).unwrap_or_default();
-        let Some(f) = rec.at(off, super::record::FieldKind::RbRoot).filter(|f| f.target.is_some()) else {
+        let Some(f) = rec.at(off, crate::maps::FieldKind::RbRoot).filter(|f| f.target.is_some()) else {
             return Err(Errno::EFAULT);
         };
         Ok(self.graph_node(f))
@@ -201,7 +201,7 @@ impl Env<'_> {
     pub(super) fn graph_node(&self, root: &super::record::Field) -> Reg {
         use super::types::{RegType, flag};
         let (btf, id) = root.target.unwrap_or((super::reg::BtfRef::Program, 0));
-        let rcu = self.struct_record(id).is_some_and(|r| r.has(super::record::FieldKind::Refcount));
+        let rcu = self.struct_record(id).is_some_and(|r| r.has(crate::maps::FieldKind::Refcount));
         let flags = flag::MEM_ALLOC | flag::NON_OWN_REF | if rcu { flag::MEM_RCU } else { 0 };
         let mut r = Reg::pointer(RegType::BTF_ID.with(flags), super::reg::Payload::Btf { btf, id });
         r.off = root.node_offset as i32;

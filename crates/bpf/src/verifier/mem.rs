@@ -5,10 +5,10 @@ use uapi::bpf::*;
 
 use super::alu::{MAX_VAR_OFF, Use};
 use super::env::{Env, KeyState, MapState, Res};
-use super::record::FieldKind;
 use super::reg::{Payload, Reg};
 use super::types::{RegType, flag};
 use crate::insn::Insn;
+use crate::maps::FieldKind;
 
 /// Reading or writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,67 +6,7 @@ use super::env::{Env, MapInfo};
 use super::reg::{BtfRef, Payload, Reg};
 use super::types::RegType;
 use crate::btf::{Btf, BtfKind, Kind, TypeId};
-use crate::maps::SpecialField;
-
-/// What a special field is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum FieldKind {
-    SpinLock,
-    ResSpinLock,
-    Timer,
-    Workqueue,
-    TaskWork,
-    KptrUnref,
-    KptrRef,
-    KptrPercpu,
-    Uptr,
-    ListHead,
-    ListNode,
-    RbRoot,
-    RbNode,
-    Refcount,
-}
-
-impl FieldKind {
-    pub(crate) fn is_kptr(self) -> bool {
-        matches!(self, Self::KptrUnref | Self::KptrRef | Self::KptrPercpu | Self::Uptr)
-    }
-
-    /// The kernel's word.
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Self::SpinLock => "bpf_spin_lock",
-            Self::ResSpinLock => "bpf_res_spin_lock",
-            Self::Timer => "bpf_timer",
-            Self::Workqueue => "bpf_wq",
-            Self::TaskWork => "bpf_task_work",
-            Self::KptrUnref | Self::KptrRef => "kptr",
-            Self::KptrPercpu => "percpu_kptr",
-            Self::Uptr => "uptr",
-            Self::ListHead => "bpf_list_head",
-            Self::ListNode => "bpf_list_node",
-            Self::RbRoot => "bpf_rb_root",
-            Self::RbNode => "bpf_rb_node",
-            Self::Refcount => "bpf_refcount",
-        }
-    }
-
-    fn of_struct(name: &str) -> Option<(Self, u32)> {
-        Some(match name {
-            "bpf_spin_lock" => (Self::SpinLock, 4),
-            "bpf_res_spin_lock" => (Self::ResSpinLock, 8),
-            "bpf_timer" => (Self::Timer, 16),
-            "bpf_wq" => (Self::Workqueue, 16),
-            "bpf_task_work" => (Self::TaskWork, 8),
-            "bpf_list_head" => (Self::ListHead, 16),
-            "bpf_list_node" => (Self::ListNode, 24),
-            "bpf_rb_root" => (Self::RbRoot, 16),
-            "bpf_rb_node" => (Self::RbNode, 32),
-            "bpf_refcount" => (Self::Refcount, 4),
-            _ => return None,
-        })
-    }
-}
+use crate::maps::{FieldKind, SpecialField};
 
 /// One special field.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,25 +60,8 @@ struct Finder<'b> {
 /// The special fields of a map's value, for creating the map.
 #[must_use]
 pub fn special_fields(btf: &Btf, kernel: Option<&Btf>, value: TypeId) -> Vec<SpecialField> {
-    use crate::maps::FieldKind as To;
     let fields = find(btf, kernel, value).map(|record| record.fields).unwrap_or_default();
-    let kind = |kind| match kind {
-        FieldKind::SpinLock => To::SpinLock,
-        FieldKind::ResSpinLock => To::ResSpinLock,
-        FieldKind::Timer => To::Timer,
-        FieldKind::Workqueue => To::Workqueue,
-        FieldKind::TaskWork => To::TaskWork,
-        FieldKind::KptrUnref => To::KptrUnref,
-        FieldKind::KptrRef => To::KptrRef,
-        FieldKind::KptrPercpu => To::KptrPercpu,
-        FieldKind::Uptr => To::Uptr,
-        FieldKind::ListHead => To::ListHead,
-        FieldKind::ListNode => To::ListNode,
-        FieldKind::RbRoot => To::RbRoot,
-        FieldKind::RbNode => To::RbNode,
-        FieldKind::Refcount => To::Refcount,
-    };
-    fields.iter().map(|f| SpecialField { offset: f.offset, kind: kind(f.kind) }).collect()
+    fields.iter().map(|f| SpecialField { offset: f.offset, kind: f.kind }).collect()
 }
 
 /// The special fields of a struct or data section, `None` if it has none.
@@ -199,13 +122,13 @@ impl Finder<'_> {
             }
             Kind::Struct { size, .. } => {
                 let size = *size;
-                if let Some((kind, fsize)) = FieldKind::of_struct(btfx::name(self.btf, elem)) {
+                if let Some(kind) = FieldKind::of_struct(btfx::name(self.btf, elem)) {
                     let (target, node_offset) = self.graph_target(kind, decl);
                     for i in 0..count.min(MAX_FIELDS as u32) {
                         self.push(Field {
                             kind,
                             offset: offset + i * size,
-                            size: fsize,
+                            size: kind.size(),
                             target,
                             node_offset,
                         });

@@ -5,11 +5,11 @@ use uapi::Errno;
 use super::alu::Use;
 use super::env::{Env, Res};
 use super::mem::{Access, CallMeta};
-use super::record::FieldKind;
 use super::reg::{DynptrType, Payload, Reg};
 use super::stack::spi_of;
 use super::state::{LockPlace, REG_SIZE, RefState, SlotType, StackSlot, ref_type};
 use super::types::{ArgType, RegType, flag};
+use crate::maps::FieldKind;
 
 /// How a lock function is used.
 #[derive(Clone, Copy)]
