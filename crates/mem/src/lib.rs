@@ -13,8 +13,11 @@ mod probe;
 #[cfg(not(loom))]
 mod rcu;
 mod shared;
+#[cfg(not(loom))]
+mod shared_mem;
 mod slab;
 mod spin;
+pub mod spsc;
 mod sync;
 mod xdp_buff;
 mod zeroed;
@@ -30,6 +33,8 @@ pub use probe::probe_read;
 #[cfg(not(loom))]
 pub use rcu::RcuArray;
 pub use shared::SharedSlice;
+#[cfg(not(loom))]
+pub use shared_mem::{PAGE_SIZE, SharedMem};
 pub use slab::Slab;
 pub use spin::{CachePadded, SpinLock};
 pub use xdp_buff::{Frag, PacketPart, RxHints, RxqInfo, TxqInfo, XdpBuff, XdpBuffFlags};

@@ -192,3 +192,61 @@ fn an_entry_is_found_once_it_was_inserted() {
         assert_eq!(index.find(hash(8), |e| e == 8), Some(8));
     });
 }
+
+#[test]
+fn a_ring_hands_over_each_entry_once_and_in_order() {
+    model(|| {
+        let (mut p, mut c) = crate::spsc::model_ring::<u64>(2);
+        let t = thread::spawn(move || {
+            let mut sent = 0;
+            for value in [11, 12, 13] {
+                if p.push(value) {
+                    p.submit();
+                    sent += 1;
+                } else {
+                    break;
+                }
+            }
+            sent
+        });
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            while let Some(value) = c.pop() {
+                seen.push(value);
+            }
+            c.release();
+            thread::yield_now();
+        }
+        let sent: usize = t.join().unwrap();
+        while let Some(value) = c.pop() {
+            seen.push(value);
+        }
+        assert_eq!(seen, [11, 12, 13][..sent]);
+    });
+}
+
+#[test]
+fn a_place_is_not_overwritten_before_it_was_read() {
+    use uapi::if_xdp::XdpDesc;
+    model(|| {
+        let (mut p, mut c) = crate::spsc::model_ring::<XdpDesc>(1);
+        let desc = |i: u32| XdpDesc { addr: i.into(), len: i, options: i };
+        assert!(p.push(desc(1)));
+        p.submit();
+        let t = thread::spawn(move || {
+            if p.push(desc(2)) {
+                p.submit();
+            }
+        });
+        let mut next = 1;
+        for _ in 0..2 {
+            if let Some(d) = c.pop() {
+                assert_eq!(d, desc(next), "half of one entry and half of another");
+                next += 1;
+                c.release();
+            }
+            thread::yield_now();
+        }
+        t.join().unwrap();
+    });
+}

@@ -7,6 +7,8 @@ pub mod bpf;
 pub mod bpf_attr;
 /// Error numbers of the control plane (`include/uapi/asm-generic/errno*.h`, `include/linux/errno.h`).
 pub mod errno;
+/// `include/uapi/linux/if_xdp.h`: AF_XDP.
+pub mod if_xdp;
 /// `include/uapi/linux/bpf.h`: what concerns XDP alone: actions and `xdp_md`.
 pub mod xdp;
 
