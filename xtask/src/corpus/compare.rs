@@ -61,7 +61,7 @@ pub(crate) fn object(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let maps: Vec<MapDef> = spec.maps.iter().map(MapDef::from_spec).collect();
+    let maps: Vec<MapDef> = spec.maps.iter().map(|m| MapDef::from_spec(m, &spec.name)).collect();
     let opts = Options { log_level, nr_cpus: linux::sys::possible_cpus(), ..Options::default() };
     let engine: HashMap<&str, Said> = wanted
         .iter()

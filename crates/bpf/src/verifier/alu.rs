@@ -127,7 +127,9 @@ impl Env<'_> {
         if self.reg(dst).is_scalar() {
             self.check_reg(insn.dst, Use::DstNoMark)?;
             let src = *self.reg(dst);
-            return self.adjust_scalar(insn, src);
+            self.adjust_scalar(insn, src)?;
+            clear_scalar_id(self.reg_mut(dst));
+            return Ok(());
         }
         self.check_reg(insn.dst, Use::Dst)
     }

@@ -3,7 +3,6 @@
 use uapi::Errno;
 use uapi::bpf::*;
 
-use super::alu::MAX_VAR_OFF;
 use super::env::{Env, Res};
 use super::mem::{Access, CallMeta};
 use super::protos::Proto;
@@ -73,16 +72,12 @@ impl Env<'_> {
 
     /// The pointer cannot be null.
     pub(super) fn reg_not_null(&self, r: &Reg) -> bool {
-        // A far enough offset could take the pointer back to 0.
-        let near = -MAX_VAR_OFF + 1..MAX_VAR_OFF;
-        if r.ty.may_be_null() || !near.contains(&r.smin) || !near.contains(&r.smax) {
+        if r.ty.may_be_null() {
             return false;
         }
         match r.ty.base() {
             RegType::SOCKET
             | RegType::TCP_SOCK
-            | RegType::XDP_SOCK
-            | RegType::BUF
             | RegType::MAP_VALUE
             | RegType::MAP_KEY
             | RegType::SOCK_COMMON

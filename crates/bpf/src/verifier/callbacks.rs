@@ -312,19 +312,14 @@ impl Env<'_> {
     /// anything: so loops over iterators converge.
     fn widen(&self, old: StateId, cur: &mut State) {
         let Some(sl) = &self.states[old.0 as usize] else { return };
-        let maybe = |o: &Reg, c: &mut Reg| {
-            let same = |a: &Reg, b: &Reg| {
-                a.off == b.off
-                    && a.var_off == b.var_off
-                    && (a.smin, a.smax, a.umin, a.umax) == (b.smin, b.smax, b.umin, b.umax)
-                    && (a.s32_min, a.s32_max, a.u32_min, a.u32_max)
-                        == (b.s32_min, b.s32_max, b.u32_min, b.u32_max)
-            };
-            if o.is_scalar() && c.is_scalar() && !o.precise && !c.precise && !same(o, c) {
+        let mut ids = super::prune::IdMap::default();
+        let mut maybe = |o: &Reg, c: &mut Reg| {
+            let fixed = !o.is_scalar() || !c.is_scalar() || o.precise || c.precise;
+            if !fixed && !super::prune::regs_exact(o, c, &mut ids) {
                 *c = Reg::UNKNOWN;
             }
         };
-        for (o, c) in sl.state.frames.iter().zip(&mut cur.frames) {
+        for (o, c) in sl.state.frames.iter().zip(&mut cur.frames).rev() {
             for (a, b) in o.regs.iter().zip(&mut c.regs) {
                 maybe(a, b);
             }

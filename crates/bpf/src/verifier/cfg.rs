@@ -370,9 +370,7 @@ impl Env<'_> {
                 if low[wi] < pre[wi] {
                     continue;
                 }
-                let is_loop = stack.last() != Some(&w)
-                    || self.succ[wi].as_slice().contains(&w)
-                    || self.aux[wi].calls_callback;
+                let is_loop = stack.last() != Some(&w) || self.succ[wi].as_slice().contains(&w);
                 while let Some(t) = stack.pop() {
                     low[t as usize] = u32::MAX;
                     if is_loop {

@@ -36,9 +36,8 @@ pub struct MapDef {
 impl MapDef {
     /// The view of a map that an object declares.
     #[must_use]
-    pub fn from_spec(spec: &MapSpec) -> Self {
-        let mut name = spec.name.clone();
-        name.truncate(15);
+    pub fn from_spec(spec: &MapSpec, object: &str) -> Self {
+        let name = spec.kernel_name(object);
         Self {
             name,
             map_type: spec.map_type,
@@ -48,7 +47,7 @@ impl MapDef {
             flags: spec.map_flags,
             value_type: spec.value_type,
             has_btf: spec.value_type.is_some(),
-            inner: spec.inner.as_ref().map(|i| Box::new(Self::from_spec(i))),
+            inner: spec.inner.as_ref().map(|i| Box::new(Self::from_spec(i, object))),
             frozen: spec.frozen,
             contents: match &spec.contents {
                 MapContents::Data(d) => Some(d.clone()),

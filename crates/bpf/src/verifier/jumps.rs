@@ -219,12 +219,10 @@ impl Env<'_> {
         {
             return;
         }
-        let which = if self.reg_not_null(d) && s.ty.may_be_null() {
-            src
-        } else if self.reg_not_null(s) && d.ty.may_be_null() {
-            dst
-        } else {
-            return;
+        let which = match (d.ty.may_be_null(), s.ty.may_be_null()) {
+            (false, true) => src,
+            (true, false) => dst,
+            _ => return,
         };
         let mut r = match op {
             BPF_JEQ => *self.other_reg(which),

@@ -292,16 +292,15 @@ impl<'a> Env<'a> {
             return Ok(Reg::UNKNOWN);
         }
         if matches!(btfx::kind(btf, target), Kind::Struct { .. } | Kind::Union { .. }) {
-            let from_rcu_iter = call.kf.is_iter_next()
-                && call
-                    .iter
-                    .is_some_and(|(f, spi)| self.cur.frames[f as usize].stack[spi].reg.ty.has(flag::MEM_RCU));
-            let trust = if name == "bpf_get_kmem_cache" {
-                flag::PTR_UNTRUSTED
-            } else if call.kf.has(kf::RCU_PROTECTED) || from_rcu_iter {
-                flag::MEM_RCU
-            } else {
-                flag::PTR_TRUSTED
+            let iter = call.iter.filter(|_| call.kf.is_iter_next());
+            let rcu_iter =
+                iter.map(|(f, spi)| self.cur.frames[f as usize].stack[spi].reg.ty.has(flag::MEM_RCU));
+            let trust = match rcu_iter {
+                _ if name == "bpf_get_kmem_cache" => flag::PTR_UNTRUSTED,
+                _ if call.kf.has(kf::RCU_PROTECTED) => flag::MEM_RCU,
+                Some(true) => flag::MEM_RCU,
+                Some(false) => flag::PTR_TRUSTED,
+                None => 0,
             };
             let pl = Payload::Btf { btf: BtfRef::Kernel, id: target.0 };
             return Ok(Reg::pointer(RegType::BTF_ID.with(trust), pl));

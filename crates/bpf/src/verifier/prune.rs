@@ -87,7 +87,7 @@ fn same_value(a: &Reg, b: &Reg) -> bool {
         && (a.s32_min, a.s32_max, a.u32_min, a.u32_max) == (b.s32_min, b.s32_max, b.u32_min, b.u32_max)
 }
 
-fn regs_exact(old: &Reg, cur: &Reg, ids: &mut IdMap) -> bool {
+pub(super) fn regs_exact(old: &Reg, cur: &Reg, ids: &mut IdMap) -> bool {
     same_value(old, cur) && ids.check(old.id, cur.id) && ids.check(old.ref_obj_id, cur.ref_obj_id)
 }
 
@@ -402,7 +402,7 @@ impl Env<'_> {
         }
         if aux.calls_callback {
             let hit = self.states_equal(old, cur, ids, Exact::RangeWithin);
-            return Ok(if hit { Compared::Hit { looping: true } } else { Compared::Unfinished });
+            return Ok(if hit { Compared::Hit { looping: false } } else { Compared::Unfinished });
         }
         if maybe_looping(old, cur)
             && self.states_equal(old, cur, ids, Exact::Yes)

@@ -57,7 +57,7 @@ fn ask(
     program: &ProgramSpec,
     log_level: u32,
 ) -> Result<Verified, Box<verifier::Rejection>> {
-    let maps: Vec<MapDef> = spec.maps.iter().map(MapDef::from_spec).collect();
+    let maps: Vec<MapDef> = spec.maps.iter().map(|m| MapDef::from_spec(m, &spec.name)).collect();
     let (btf, kernel_btf) = (spec.btf.as_deref(), backend.kernel_btf.as_deref());
     let input = Input::of_program(program, &maps, &spec.license, btf, kernel_btf);
     verifier::verify(&input, &Options { log_level, nr_cpus: backend.cpus, ..Options::default() })
