@@ -8,8 +8,11 @@ mod code;
 pub mod epoch;
 mod frame;
 mod hash_index;
+mod packet;
+mod page_pool;
 mod pool;
 mod probe;
+mod ptr_ring;
 #[cfg(not(loom))]
 mod rcu;
 mod shared;
@@ -28,8 +31,11 @@ mod models;
 pub use code::{CodeBuffer, CodePages};
 pub use frame::Frame;
 pub use hash_index::{BUCKET_ENTRIES, Chain, HashIndex, IndexLayout, Position};
+pub use packet::{MemType, Packet};
+pub use page_pool::{Depot, PagePool, PoolStats};
 pub use pool::{ElementPool, Taken};
 pub use probe::probe_read;
+pub use ptr_ring::PtrRing;
 #[cfg(not(loom))]
 pub use rcu::RcuArray;
 pub use shared::SharedSlice;

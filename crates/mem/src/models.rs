@@ -5,7 +5,7 @@ use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use loom::thread;
 
 use crate::epoch::Domain;
-use crate::{ElementPool, HashIndex, SpinLock};
+use crate::{ElementPool, HashIndex, PtrRing, SpinLock};
 
 /// Few enough preemptions that a model ends, more than a mistake usually needs.
 fn model(f: impl Fn() + Sync + Send + 'static) {
@@ -248,5 +248,37 @@ fn a_place_is_not_overwritten_before_it_was_read() {
             thread::yield_now();
         }
         t.join().unwrap();
+    });
+}
+
+#[test]
+fn a_ring_hands_over_each_item_once_and_in_order() {
+    model(|| {
+        // Two slots for three items, so that slots are used again while the other side is at work.
+        let ring = Arc::new(PtrRing::new(2));
+        let consumer = ring.clone();
+        let t = thread::spawn(move || (0..3).filter_map(|_| consumer.consume()).collect::<Vec<_>>());
+        let produced = (1..=3).take_while(|i| ring.produce(Box::new(*i)).is_ok()).count();
+        let mut seen = t.join().unwrap();
+        seen.extend(std::iter::from_fn(|| ring.consume()));
+        assert_eq!(seen.iter().map(|i| **i).collect::<Vec<_>>(), (1..=produced).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn two_producers_of_batches_use_each_slot_once() {
+    model(|| {
+        let ring = Arc::new(PtrRing::new(3));
+        let other = ring.clone();
+        let batch =
+            |ring: &PtrRing<Box<u32>>, from| ring.produce_batch(2, |_| (from..from + 2).map(Box::new)) as u32;
+        let t = thread::spawn(move || batch(&other, 10));
+        let mine = batch(&ring, 20);
+        let mut seen = Vec::new();
+        ring.consume_batch(1, |i| seen.push(*i));
+        let theirs = t.join().unwrap();
+        ring.consume_batch(4, |i| seen.push(*i));
+        seen.sort_unstable();
+        assert_eq!(seen, (10..10 + theirs).chain(20..20 + mine).collect::<Vec<_>>());
     });
 }

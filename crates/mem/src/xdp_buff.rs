@@ -12,7 +12,8 @@ pub use bytes::PacketPart;
 use uapi::Errno;
 use uapi::xdp::*;
 
-use crate::{Frame, SharedSlice};
+use crate::packet::Parts;
+use crate::{Frame, Packet, SharedSlice};
 
 /// A packet while a program works on it: one linear buffer with head and tail room, metadata before
 /// the packet, and perhaps fragments after it.
@@ -200,6 +201,54 @@ impl<'q> XdpBuff<'q> {
         Ok(buff)
     }
 
+    /// A packet as programs see it. Where it came in before is forgotten, its memory's type too: both are
+    /// the queue's now.
+    ///
+    /// Kernel: `include/net/xdp.h xdp_convert_frame_to_buff, v6.18`
+    #[doc(alias = "xdp_convert_frame_to_buff")]
+    #[must_use]
+    #[inline]
+    pub fn from_packet(packet: Packet, rxq: &'q RxqInfo) -> Self {
+        let Parts { frame, frags, frame_sz, data, len, meta_len, .. } = packet.into_parts();
+        let start = frame.bytes().addr();
+        let data = start + u64::from(data);
+        let (mut frags_size, mut flags) = (0, 0);
+        if !frags.is_empty() {
+            frags_size = frags.iter().map(Frag::len).sum();
+            flags = XdpBuffFlags::HAS_FRAGS;
+        }
+        Self {
+            data,
+            data_end: data + u64::from(len),
+            data_meta: data - u64::from(meta_len),
+            data_hard_start: start,
+            rxq,
+            txq: None,
+            frame_sz,
+            flags,
+            frags,
+            frags_size,
+            hints: RxHints::UNSUPPORTED,
+            frame,
+        }
+    }
+
+    /// The packet, so that it can outlive the poll. Metadata that the device has no room for counts as none.
+    #[must_use]
+    #[inline]
+    pub fn into_packet(self) -> Packet {
+        let meta_len = self.meta_len() as u8;
+        Packet::from_parts(Parts {
+            data: self.headroom() as u32,
+            len: self.linear_len() as u32,
+            meta_len,
+            frame_sz: self.frame_sz,
+            rx_ifindex: self.rxq.ifindex,
+            frags: self.frags,
+            frame: self.frame,
+        })
+    }
+
     /// Starts over with another packet in the same frame: no metadata, no fragments, no target, no hints.
     /// The bytes stay.
     ///
@@ -211,7 +260,7 @@ impl<'q> XdpBuff<'q> {
     #[doc(alias = "xdp_prepare_buff")]
     pub fn prepare(&mut self, headroom: usize, len: usize) -> Result<(), Errno> {
         let end = headroom.checked_add(len).and_then(|n| n.checked_add(XDP_TAILROOM));
-        if end.is_none_or(|end| end > self.frame.len()) {
+        if end.is_none_or(|end| end > self.frame_sz as usize) {
             return Err(Errno::EINVAL);
         }
         self.data = self.data_hard_start + headroom as u64;

@@ -1,0 +1,192 @@
+//! [`PagePool`]: pages that one CPU takes for packets and gives back, and [`Depot`], through which CPUs pass
+//! them on.
+
+use std::sync::Arc;
+
+use crate::{Frame, Packet, SpinLock};
+
+/// Pages that move between a pool and the depot at once.
+const MAGAZINE: usize = 64;
+/// Pages that a pool keeps before it gives a magazine to the depot.
+const KEEP: usize = 4 * MAGAZINE;
+
+/// Where pools of several CPUs leave pages for each other: a frame is often freed on another CPU than the
+/// one that took it. Locked once for [`MAGAZINE`] pages.
+#[derive(Default)]
+pub struct Depot {
+    full: SpinLock<Vec<Vec<Frame>>>,
+    empty: SpinLock<Vec<Vec<Frame>>>,
+}
+
+/// The pages of one CPU. What was taken comes back as it is: pages are not cleared.
+///
+/// Kernel: `net/core/page_pool.c struct page_pool, v6.18`
+#[doc(alias = "page_pool")]
+pub struct PagePool {
+    free: Vec<Frame>,
+    depot: Arc<Depot>,
+    /// Pages made, taken and given back by this pool.
+    stats: PoolStats,
+    limit: u64,
+}
+
+/// What a pool has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Pages asked of the allocator.
+    pub allocated: u64,
+    /// Pages given out.
+    pub taken: u64,
+    /// Pages that came back.
+    pub returned: u64,
+    /// Requests that failed because the limit was reached.
+    pub failed: u64,
+    /// Buffers larger than a page that came back, and were freed.
+    pub large: u64,
+}
+
+impl PagePool {
+    /// A pool without pages, which shares pages with others through the depot.
+    #[must_use]
+    pub fn new(depot: Arc<Depot>) -> Self {
+        let free = Vec::with_capacity(KEEP + MAGAZINE);
+        Self { free, depot, stats: PoolStats::default(), limit: u64::MAX }
+    }
+
+    /// Lets the pool make no more than so many pages in all.
+    pub fn set_limit(&mut self, pages: u64) {
+        self.limit = pages;
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub const fn stats(&self) -> PoolStats {
+        self.stats
+    }
+
+    /// A page; `None` if the limit is reached.
+    ///
+    /// Kernel: `net/core/page_pool.c page_pool_alloc_pages, v6.18`
+    #[doc(alias = "page_pool_alloc_pages")]
+    #[inline]
+    pub fn take(&mut self) -> Option<Frame> {
+        let frame = match self.free.pop() {
+            Some(frame) => frame,
+            None => self.refill()?,
+        };
+        self.stats.taken += 1;
+        Some(frame)
+    }
+
+    #[cold]
+    fn refill(&mut self) -> Option<Frame> {
+        if let Some(mut magazine) = self.depot.full.with(Vec::pop) {
+            let frame = magazine.pop();
+            self.free.append(&mut magazine);
+            self.depot.empty.with(|all| all.push(magazine));
+            if frame.is_some() {
+                return frame;
+            }
+        }
+        if self.stats.allocated >= self.limit {
+            self.stats.failed += 1;
+            return None;
+        }
+        self.stats.allocated += 1;
+        Some(Frame::new(Frame::PAGE_SIZE))
+    }
+
+    /// A buffer larger than a page, asked of the allocator; `None` if the limit is reached.
+    #[cold]
+    pub fn take_large(&mut self, len: usize) -> Option<Frame> {
+        if self.stats.allocated >= self.limit || len == 0 {
+            self.stats.failed += 1;
+            return None;
+        }
+        self.stats.allocated += 1;
+        self.stats.taken += 1;
+        Some(Frame::new(len))
+    }
+
+    /// Takes a page back.
+    ///
+    /// Kernel: `net/core/page_pool.c page_pool_put_unrefed_netmem, v6.18`
+    #[doc(alias = "page_pool_put_page")]
+    #[inline]
+    pub fn put(&mut self, frame: Frame) {
+        self.stats.returned += 1;
+        if frame.len() != Frame::PAGE_SIZE {
+            self.stats.large += 1;
+            return drop(frame);
+        }
+        if self.free.len() >= KEEP {
+            self.spill();
+        }
+        self.free.push(frame);
+    }
+
+    #[cold]
+    fn spill(&mut self) {
+        let magazine = self.depot.empty.with(Vec::pop);
+        let mut magazine = magazine.unwrap_or_else(|| Vec::with_capacity(MAGAZINE));
+        magazine.extend(self.free.drain(KEEP - MAGAZINE..));
+        self.depot.full.with(|all| all.push(magazine));
+    }
+
+    /// Notes that so many pages that were taken here or elsewhere are freed, and do not come back.
+    pub const fn note_freed(&mut self, pages: u64) {
+        self.stats.returned += pages;
+    }
+
+    /// Takes all pages of a packet back.
+    #[inline]
+    pub fn put_packet(&mut self, packet: Packet) {
+        packet.into_frames(|frame| self.put(frame));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_used_again() {
+        let mut pool = PagePool::new(Arc::default());
+        for _ in 0..10 {
+            let pages: Vec<_> = (0..100).map(|_| pool.take().unwrap()).collect();
+            pages.into_iter().for_each(|p| pool.put(p));
+        }
+        assert_eq!(
+            pool.stats(),
+            PoolStats { allocated: 100, taken: 1000, returned: 1000, ..Default::default() }
+        );
+    }
+
+    #[test]
+    fn pages_freed_on_another_cpu_come_back_through_the_depot() {
+        let depot = Arc::new(Depot::default());
+        let (mut a, mut b) = (PagePool::new(depot.clone()), PagePool::new(depot));
+        for _ in 0..100 {
+            (0..MAGAZINE).for_each(|_| b.put(a.take().unwrap()));
+        }
+        assert!(a.stats().allocated <= (KEEP + 2 * MAGAZINE) as u64, "{:?}", a.stats());
+    }
+
+    #[test]
+    fn a_limit_holds() {
+        let mut pool = PagePool::new(Arc::default());
+        pool.set_limit(2);
+        let (a, b) = (pool.take(), pool.take());
+        assert!(a.is_some() && b.is_some() && pool.take().is_none());
+        a.into_iter().for_each(|p| pool.put(p));
+        assert!(pool.take().is_some());
+        assert_eq!(pool.stats().failed, 1);
+    }
+
+    #[test]
+    fn pages_of_another_size_are_not_kept() {
+        let mut pool = PagePool::new(Arc::default());
+        pool.put(Frame::new(8192));
+        assert_eq!(pool.take().unwrap().len(), Frame::PAGE_SIZE);
+    }
+}
