@@ -1,0 +1,4 @@
+//! The devices of the engine.
+
+pub mod loopback;
+pub mod veth;

@@ -1,0 +1,184 @@
+//! [`DropReason`]: why a packet ended, where the kernel says nothing; each with a counter and a cure.
+
+/// Counts of one CPU, one for each reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropCounters([u64; DropReason::COUNT]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self([0; DropReason::COUNT])
+    }
+}
+
+impl DropCounters {
+    /// Packets that ended for a reason.
+    #[must_use]
+    pub const fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Packets that ended for any reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// The reasons that occurred, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().map(|r| (r, self.get(r))).filter(|(_, n)| *n > 0)
+    }
+
+    #[inline]
+    pub(crate) const fn add(&mut self, reason: DropReason, n: u64) {
+        self.0[reason as usize] += n;
+    }
+}
+
+macro_rules! reasons {
+    ($($name:ident = $id:literal, $text:literal, $cure:literal;)*) => {
+        /// Why a packet ended. The data path gives exactly one for each packet that does not leave or reach
+        /// a stack or socket.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $(#[doc = $text] $name,)* }
+
+        impl DropReason {
+            /// Number of reasons.
+            pub const COUNT: usize = [$(Self::$name),*].len();
+            /// All reasons.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$name),*];
+
+            /// A stable name for users and counters.
+            #[must_use]
+            pub const fn id(self) -> &'static str {
+                match self { $(Self::$name => $id,)* }
+            }
+
+            /// What happened, in one sentence.
+            #[must_use]
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn cure(self) -> &'static str {
+                match self { $(Self::$name => $cure,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    ProgramDrop = "program-drop", "The program answered XDP_DROP.",
+        "Nothing is wrong, unless the program is.";
+    ProgramAborted = "program-aborted", "The program answered XDP_ABORTED, or a helper made it do so.",
+        "Look at the tracepoint xdp_exception. bpf_redirect with flags other than 0, and bpf_redirect_map with unknown flags, answer XDP_ABORTED.";
+    InvalidAction = "invalid-action", "The program answered a number that is no action.",
+        "Answer XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX or XDP_REDIRECT: 0 to 4.";
+    PassNoFrameRoom = "pass-no-frame-room", "The program passed a frame, but left less than 40 bytes of headroom.",
+        "Keep 40 bytes before packet and metadata: with a headroom of 256 bytes at most 216 can be used.";
+    TxNoFrameRoom = "tx-no-frame-room", "XDP_TX needs 40 bytes before packet and metadata, which are not there.",
+        "Use less headroom or metadata.";
+    RedirectNoTarget = "redirect-no-target", "The program answered XDP_REDIRECT, and no helper has named a target (EBADRQC).",
+        "Call bpf_redirect or bpf_redirect_map, and return what it answers.";
+    RedirectNoDevice = "redirect-no-device", "There is no device of the ifindex that bpf_redirect named, in the namespace of the receiving device (EINVAL).",
+        "Check the ifindex. After a bpf_redirect_map that missed, a bare XDP_REDIRECT goes to the index of an earlier packet.";
+    RedirectMapGone = "redirect-map-gone", "The map to broadcast to was freed (ENOENT).",
+        "Keep the map alive while programs redirect to it.";
+    RedirectEntryGone = "redirect-entry-gone", "The map entry was deleted between helper and redirect.",
+        "None: the next packets see the deleted entry.";
+    RedirectNoFrameRoom = "redirect-no-frame-room", "A redirect needs 40 bytes before packet and metadata, which are not there (EOVERFLOW).",
+        "Use less headroom or metadata: 216 of 256 bytes are the program's.";
+    RedirectNotSupported = "redirect-not-supported", "The target device takes no frames (EOPNOTSUPP).",
+        "For veth: attach a program to the peer, or turn its GRO on (ethtool -K peer gro on).";
+    RedirectNoFrags = "redirect-no-frags", "The target device takes no frames with fragments (EOPNOTSUPP).",
+        "Lower the MTU, or redirect to a device with NDO_XMIT_SG.";
+    RedirectDeviceDown = "redirect-device-down", "The target device is down (ENETDOWN).",
+        "ip link set DEVICE up";
+    RedirectTooLong = "redirect-too-long", "The packet is longer than the target's MTU, its link header and a VLAN tag (EMSGSIZE).",
+        "Raise the target's MTU, or let the program answer long packets otherwise (bpf_check_mtu).";
+    RedirectCloneFailed = "redirect-clone-failed", "Broadcast could not copy the packet (ENOMEM).",
+        "Packets with headroom must fit a page of 4096 bytes to be copied.";
+    BroadcastNoReceiver = "broadcast-no-receiver", "No device of the map could take the broadcast; the redirect counts as success.",
+        "Check the map's entries: devices that are down or take no frames are skipped silently.";
+    EgressDrop = "egress-drop", "The devmap program answered XDP_DROP.",
+        "Nothing is wrong, unless the program is. In one poll the program of a device's first frame runs for all.";
+    EgressAborted = "egress-aborted", "The devmap program answered XDP_ABORTED.",
+        "Look at the tracepoint xdp_exception.";
+    EgressInvalidAction = "egress-invalid-action", "The devmap program answered XDP_TX, XDP_REDIRECT or no action.",
+        "Devmap programs may only pass or drop.";
+    EgressNoFrameRoom = "egress-no-frame-room", "The devmap program left less than 40 bytes of headroom.",
+        "Use less headroom or metadata.";
+    XmitNoReceiver = "xmit-no-receiver", "The veth peer is gone, or has neither program nor GRO (ENXIO).",
+        "Attach a program to the peer, or turn its GRO on (ethtool -K peer gro on).";
+    XmitRingFull = "xmit-ring-full", "The ring of the veth peer's queue is full: 256 packets wait.",
+        "Let the receiver keep up: more queues, more CPUs, or less work per packet.";
+    XmitTooLong = "xmit-too-long", "A frame of the batch is longer than the veth peer's MTU, link header and a VLAN tag; it and all after it are lost.",
+        "Give both ends of the pair the same MTU.";
+    XmitNotSupported = "xmit-not-supported", "The device cannot transmit frames.",
+        "Redirect to another device.";
+    CpumapRingFull = "cpumap-ring-full", "The ring of the cpumap entry is full.",
+        "A larger qsize, or more CPUs in the map.";
+    CpumapDrop = "cpumap-drop", "The cpumap program answered XDP_DROP, XDP_ABORTED, XDP_TX or no action.",
+        "Cpumap programs may pass, redirect or drop.";
+    CpumapNoFrameRoom = "cpumap-no-frame-room", "The cpumap program left less than 40 bytes of headroom.",
+        "Use less headroom or metadata.";
+    CpumapEntryGone = "cpumap-entry-gone", "The cpumap entry was replaced or deleted while frames waited.",
+        "None: frames in the ring of an old entry are still taken, later ones are not.";
+    CpumapNoDevice = "cpumap-no-device", "The device that the frame came in on is gone, so its program cannot redirect.",
+        "None: the device was removed while frames waited.";
+    XskRefused = "xsk-refused", "The AF_XDP socket did not take the packet.",
+        "Look at the socket's statistics: it must be bound to this device and queue, and have fill and rx entries.";
+    XskMissing = "xsk-missing", "The xskmap entry holds no socket of this engine.",
+        "Put a bound AF_XDP socket into the map.";
+    SkbFragList = "skb-frag-list", "A packet with a frag_list cannot be shown to a program.",
+        "Turn fraglist GRO off (ethtool -K DEVICE rx-gro-list off).";
+    SkbTooLong = "skb-too-long", "The packet does not fit 3520 bytes and 17 pages (ENOMEM).",
+        "Lower the MTU or the sender's GSO size.";
+    NoMemory = "no-memory", "There was no page left.",
+        "Raise the limit of the page pool.";
+    ForwardNotPossible = "forward-not-possible", "The veth peer is down, or its MTU too small for the packet.",
+        "Bring the peer up and give both ends the same MTU.";
+    ForwardNoPeer = "forward-no-peer", "The veth has no peer, or the packet no Ethernet header.",
+        "Check that the other end of the pair still exists.";
+    ForwardRingFull = "forward-ring-full", "The ring of the veth peer's queue is full, and the sender has no qdisc to wait in.",
+        "Add a qdisc to the sending device, or let the receiver keep up.";
+    BacklogFull = "backlog-full", "More than 1000 packets wait for the stack on this CPU.",
+        "Let the CPU keep up, or give the receiver a NAPI (a program, or GRO).";
+    DeviceDown = "device-down", "The device is down.",
+        "ip link set DEVICE up";
+    QueueDrained = "queue-drained", "The packet waited in a ring when the program was detached or the device went.",
+        "None: detaching loses what waits.";
+    GenericUnprepared = "generic-unprepared", "Generic XDP could not make the packet fit for the program.",
+        "Attach in native mode, or lower the MTU.";
+    GenericTxFailed = "generic-tx-failed", "Generic XDP_TX found the transmit queue stopped, or the driver refused.",
+        "Attach in native mode, or let the queue drain.";
+    GenericRedirectFailed = "generic-redirect-failed", "Generic XDP could not redirect the packet.",
+        "Look at the tracepoint xdp_redirect_err for the error.";
+    NoHandler = "no-handler", "Nobody takes packets that the device receives.",
+        "Attach a host or a port to the device.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_says_what_to_do() {
+        let ids: BTreeSet<_> = DropReason::ALL.iter().map(|r| r.id()).collect();
+        assert_eq!(ids.len(), DropReason::COUNT);
+        for reason in DropReason::ALL {
+            assert!(reason.explanation().ends_with('.') && !reason.cure().is_empty(), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn counters_show_what_occurred() {
+        let mut counters = DropCounters::default();
+        counters.add(DropReason::XmitRingFull, 3);
+        assert_eq!(counters.iter().collect::<Vec<_>>(), [(DropReason::XmitRingFull, 3)]);
+        assert_eq!(counters.total(), 3);
+    }
+}
