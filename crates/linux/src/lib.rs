@@ -8,5 +8,6 @@ mod backend;
 pub mod host;
 pub mod sys;
 pub mod testing;
+pub mod trace;
 
 pub use backend::{KernelBackend, KernelObject, Verdict, verdicts};

@@ -7,12 +7,16 @@
 // UNSAFETY: raw system calls with pointers in their arguments, and memory that the kernel shares with us.
 #![allow(unsafe_code)]
 
+mod ethtool;
 mod link;
 mod map;
 mod mapping;
+mod netlink;
+mod packet;
 mod perf;
 mod process;
 mod prog;
+mod tracefs;
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -20,15 +24,19 @@ use uapi::Errno;
 use uapi::bpf::BPF_OBJ_NAME_LEN;
 use uapi::bpf_attr::{self as attr, cmd};
 
+pub use ethtool::ethtool_stats;
 pub use link::Link;
 pub use map::{Batch, Map, MapArgs};
 pub use mapping::{Mapping, Protection, page_size};
+pub use netlink::{LinkState, Refused, RouteSocket, XdpRequest};
+pub use packet::PacketSocket;
 pub use perf::{PerfBuffer, PerfRecord};
 pub use process::{
     Capabilities, Capability, NetNs, PinnedToCpu, if_index, in_thread, memlock_limit, possible_cpus,
     raise_memlock_limit,
 };
 pub use prog::{Prog, ProgArgs, ProgError, TestRunArgs, TestRunResult};
+pub use tracefs::Tracefs;
 
 /// A struct that bpf(2) takes as its attributes.
 ///
