@@ -118,7 +118,11 @@ impl<T: RingEntry> RingMem<T> {
         let index = |offset| view.atomic_u32(offset).map(NonNull::from);
         let (producer, consumer, flags) =
             (index(layout.producer)?, index(layout.consumer)?, index(layout.flags)?);
-        let entries_at = NonNull::from(view.atomic_u64(layout.entries)?);
+        // The pointer to all entries, not one from a reference to the first.
+        let entries_at = view.get(layout.entries, T::WORDS * 8 * entries as usize)?.as_ptr().cast();
+        if !NonNull::<AtomicU64>::is_aligned(entries_at) {
+            return None;
+        }
         Some(Self {
             producer,
             consumer,
