@@ -1,5 +1,6 @@
 //! [`Verification`]: what a home's verifier says of a program.
 
+use bpf::verifier::rules::Rule;
 use uapi::Errno;
 
 /// A verifier's verdict on one program.
@@ -26,8 +27,27 @@ pub struct Refusal {
     pub errno: Errno,
     /// Instruction, counted from the start of the program, as far as it is known.
     pub insn: Option<u32>,
-    /// The verifier's sentence.
+    /// What the verifier says, one or a few lines.
     pub message: String,
+    /// The rule that is broken; `None` if the kernel says something that the table does not know.
+    pub rule: Option<&'static Rule>,
+}
+
+impl Refusal {
+    /// Reads what the kernel's verifier wrote before it gave up, and finds the rule by it.
+    #[must_use]
+    pub fn from_kernel_log(errno: Errno, log: &str) -> Self {
+        let told: Vec<&str> = log.lines().filter(|l| !l.is_empty() && !is_statistics(l)).collect();
+        let last = told.iter().rposition(|line| instruction(line).is_some());
+        let message: Vec<&str> =
+            told[last.map_or(0, |at| at + 1)..].iter().copied().filter(|l| !is_trace(l)).collect();
+        let message = message.join("\n");
+        let rule = match message.is_empty() {
+            true => Some(Rule::silent()),
+            false => Rule::of_message(&message),
+        };
+        Self { errno, insn: last.and_then(|at| instruction(told[at])), message, rule }
+    }
 }
 
 impl Verification {
@@ -36,7 +56,6 @@ impl Verification {
     #[must_use]
     pub fn from_kernel_log(errno: Option<Errno>, log: &str) -> Self {
         let mut v = Self { log: log.to_owned(), ..Self::default() };
-        let mut told = Vec::new();
         for line in log.lines() {
             let number =
                 |prefix: &str| line.strip_prefix(prefix)?.split_whitespace().next()?.parse::<u64>().ok();
@@ -47,18 +66,9 @@ impl Verification {
             } else if let Some(processed) = number("processed ") {
                 v.processed_insns = u32::try_from(processed).unwrap_or(u32::MAX);
                 v.total_states = word_after(line, "total_states").unwrap_or(0);
-            } else if !line.is_empty() {
-                told.push(line);
             }
         }
-        v.refusal = errno.map(|errno| Refusal {
-            errno,
-            insn: told.iter().rev().find_map(|line| instruction(line)),
-            message: told
-                .last()
-                .filter(|l| instruction(l).is_none())
-                .map_or_else(String::new, |l| (*l).to_owned()),
-        });
+        v.refusal = errno.map(|errno| Refusal::from_kernel_log(errno, log));
         v
     }
 }
@@ -66,6 +76,18 @@ impl Verification {
 fn word_after(line: &str, word: &str) -> Option<u32> {
     let mut words = line.split_whitespace().skip_while(|w| *w != word);
     words.nth(1)?.parse().ok()
+}
+
+/// What the kernel adds at the end.
+fn is_statistics(line: &str) -> bool {
+    ["verification time ", "stack depth ", "processed "].iter().any(|prefix| line.starts_with(prefix))
+}
+
+/// Lines that tell how the verifier went, not what is wrong: states, source lines, paths.
+fn is_trace(line: &str) -> bool {
+    let state = line.split_once(':').is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    let told = ["; ", "from ", "mark_precise: ", "Validating ", "func#", "Live regs "];
+    state || told.iter().any(|prefix| line.starts_with(prefix))
 }
 
 /// The number of a line that shows an instruction: `12: (71) r0 = ...`.
@@ -87,9 +109,23 @@ mod tests {
         let v = Verification::from_kernel_log(Some(Errno::EACCES), log);
         let refusal = v.refusal.unwrap();
         assert_eq!((refusal.errno, refusal.insn), (Errno::EACCES, Some(1)));
-        assert_eq!(refusal.message, "R2 offset is outside of the packet");
+        assert_eq!(
+            refusal.message,
+            "invalid access to packet, off=0 size=1, R2(id=0,off=0,r=0)\nR2 offset is outside of the packet"
+        );
+        assert_eq!(refusal.rule.map(|r| r.id.to_string()).as_deref(), Some("EB0403"));
         assert_eq!((v.processed_insns, v.total_states, v.time_us), (2, 3, 41));
         assert_eq!(v.stack_depth, [0, 16]);
+    }
+
+    #[test]
+    fn a_refusal_before_the_first_instruction_is_read() {
+        let refusal =
+            Refusal::from_kernel_log(Errno::EINVAL, "func#0 @0\nunreachable insn 2\nprocessed 0 insns\n");
+        assert_eq!((refusal.insn, refusal.message.as_str()), (None, "unreachable insn 2"));
+        assert_eq!(refusal.rule.map(|r| r.id.to_string()).as_deref(), Some("EB0104"));
+        assert_eq!(Refusal::from_kernel_log(Errno::EINVAL, "something new").rule, None);
+        assert_eq!(Refusal::from_kernel_log(Errno::EINVAL, "").rule, Some(Rule::silent()));
     }
 
     #[test]

@@ -78,10 +78,10 @@ impl Env<'_> {
     fn push_async(&mut self, callee: Frame, idx: u32, prev: u32, sleepable: bool) -> Res {
         let mut state = State { branches: 1, in_sleepable: sleepable, ..State::default() };
         state.frames.push(callee);
-        let log_pos = self.log.len();
+        let (log_pos, history_pos) = (self.log.len(), self.history_pos());
         self.scratched_regs = u32::MAX;
         self.scratched_slots = u64::MAX;
-        self.pending.push(Pending { state, insn_idx: idx, prev_insn_idx: prev, log_pos });
+        self.pending.push(Pending { state, insn_idx: idx, prev_insn_idx: prev, log_pos, history_pos });
         let n = self.pending.len();
         if n > 8192 {
             return self.fail(

@@ -89,6 +89,7 @@ impl Env<'_> {
     }
 
     fn forget_states(&mut self) {
+        self.history = self.history.take().map(|_| Box::default());
         self.states.clear();
         self.free_ids.clear();
         self.explored.iter_mut().for_each(Vec::clear);
@@ -191,6 +192,9 @@ impl Env<'_> {
             if self.trace.is_some() {
                 self.trace_state();
             }
+            if let Some(history) = &mut self.history {
+                history.record(idx, &self.cur);
+            }
             prev = idx as i32;
             self.live_reset_writes(idx);
             let out = self.check_insn(&mut print_state);
@@ -222,13 +226,17 @@ impl Env<'_> {
         self.touch_all();
         self.finish_path()?;
         self.live_update();
-        let Some(Pending { state, insn_idx, prev_insn_idx, log_pos }) = self.pending.pop() else {
+        let Some(Pending { state, insn_idx, prev_insn_idx, log_pos, history_pos }) = self.pending.pop()
+        else {
             return Ok(false);
         };
         let done = std::mem::replace(&mut self.cur, state);
         self.spare.push(done);
         if !self.level2() && self.level1() {
             self.log.truncate(log_pos);
+        }
+        if let Some(history) = &mut self.history {
+            history.return_to(history_pos);
         }
         self.insn_idx = insn_idx;
         *prev = prev_insn_idx as i32;

@@ -174,6 +174,7 @@ pub(crate) struct Pending {
     pub(crate) insn_idx: u32,
     pub(crate) prev_insn_idx: u32,
     pub(crate) log_pos: usize,
+    pub(crate) history_pos: usize,
 }
 
 /// A state remembered at a prune point.
@@ -240,6 +241,8 @@ pub(crate) struct Env<'a> {
     pub(crate) prev_insn_print_pos: usize,
     pub(crate) prev_line: Option<usize>,
     pub(crate) trace: Option<super::facts::Trace>,
+    /// The current path, where a rejection is to be explained.
+    pub(crate) history: Option<Box<super::explain::history::History>>,
 }
 
 impl<'a> Env<'a> {
@@ -279,6 +282,11 @@ impl<'a> Env<'a> {
     pub(super) fn bug<T>(&mut self, text: fmt::Arguments<'_>) -> Res<T> {
         self.say(format_args!("verifier bug: {text}\n"));
         Err(Errno::EFAULT)
+    }
+
+    /// Where the current path is in the history, if there is one.
+    pub(super) fn history_pos(&self) -> usize {
+        self.history.as_ref().map_or(0, |h| h.position())
     }
 
     pub(super) fn regs(&self) -> &[Reg; 11] {

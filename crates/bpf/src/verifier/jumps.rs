@@ -21,9 +21,9 @@ impl Env<'_> {
     pub(super) fn push_state(&mut self, idx: u32, prev: u32) -> Res<&mut State> {
         let mut state = self.spare.pop().unwrap_or_default();
         state.copy_from(&self.cur);
-        let log_pos = self.log.len();
+        let (log_pos, history_pos) = (self.log.len(), self.history_pos());
         let parent = state.parent;
-        self.pending.push(Pending { state, insn_idx: idx, prev_insn_idx: prev, log_pos });
+        self.pending.push(Pending { state, insn_idx: idx, prev_insn_idx: prev, log_pos, history_pos });
         let n = self.pending.len();
         if n > JMP_SEQ_LIMIT {
             return self.fail(Errno::E2BIG, format_args!("The sequence of {n} jumps is too complex.\n"));

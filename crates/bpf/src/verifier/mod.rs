@@ -9,7 +9,8 @@
 //! [`refine`] branches, [`mem`], [`stack`], [`btf_access`] loads and stores, [`helpers`], [`args`],
 //! [`protos`] calls of helpers, [`kfunc_call`], [`kfunc_args`], [`kfunc_objs`] calls of kernel functions,
 //! [`callbacks`], [`subprogs`] functions, [`refs`], [`record`] what is held and where, [`precision`],
-//! [`liveness`], [`scc`] for pruning, [`log`] the kernel's log form.
+//! [`liveness`], [`scc`] for pruning, [`log`] the kernel's log form, [`rules`] the
+//! names of what can be wrong, [`explain`] the story of a rejection.
 
 mod alu;
 mod args;
@@ -21,6 +22,7 @@ mod cfg;
 mod depth;
 mod do_check;
 mod env;
+pub mod explain;
 mod facts;
 mod helpers;
 mod input;
@@ -42,6 +44,7 @@ mod record;
 mod refine;
 mod refs;
 mod reg;
+pub mod rules;
 mod scalar;
 mod scc;
 mod stack;

@@ -8,13 +8,14 @@ use super::env::{Aux, Env, MapInfo, Res, Subprog};
 use super::facts::{InsnFact, Trace};
 use super::input::{Input, MapDef, Options};
 use super::record;
+use super::rules::Rule;
 use super::state::State;
 use super::subject::Subject;
 use crate::maps::Map;
 use crate::object::ProgramSpec;
 
 /// Most instructions of a program.
-const MAX_INSNS: usize = 1_000_000;
+pub(super) const MAX_INSNS: usize = 1_000_000;
 
 /// The cost of a verification, as the kernel counts it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +80,8 @@ impl Verified {
 /// Why a program is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
+    /// The rule that is broken.
+    pub rule: &'static Rule,
     /// The kernel's errno.
     pub errno: Errno,
     /// The instruction at which it was found.
@@ -112,10 +115,12 @@ impl std::error::Error for Rejection {}
 /// Kernel: `kernel/bpf/verifier.c bpf_check`, v6.18.
 pub fn verify(input: &Input<'_>, opts: &Options) -> Result<Verified, Box<Rejection>> {
     if input.insns.is_empty() || input.insns.len() > MAX_INSNS {
+        let message = format!("{} instructions: a program has 1 to {MAX_INSNS}", input.insns.len());
         return Err(Box::new(Rejection {
+            rule: Rule::of_message(&message).unwrap_or_else(Rule::silent),
             errno: Errno::E2BIG,
             insn: 0,
-            message: format!("{} instructions: a program has 1 to {MAX_INSNS}", input.insns.len()),
+            message,
             log: String::new(),
             stats: Stats::default(),
         }));
@@ -138,6 +143,7 @@ pub fn verify(input: &Input<'_>, opts: &Options) -> Result<Verified, Box<Rejecti
             Ok(Verified { subject, facts, stats, log: env.log, trace: env.trace })
         }
         Err(errno) => Err(Box::new(Rejection {
+            rule: Rule::of_message(&env.message).unwrap_or_else(Rule::silent),
             errno,
             insn: env.prev_checked(),
             message: env.message.trim_end().to_owned(),
@@ -148,7 +154,7 @@ pub fn verify(input: &Input<'_>, opts: &Options) -> Result<Verified, Box<Rejecti
 }
 
 impl<'a> Env<'a> {
-    fn new(input: &'a Input<'a>, opts: &'a Options) -> Self {
+    pub(super) fn new(input: &'a Input<'a>, opts: &'a Options) -> Self {
         let n = input.insns.len();
         let mut env = Self {
             input,
@@ -197,6 +203,7 @@ impl<'a> Env<'a> {
             prev_log_pos: 0,
             prev_insn_print_pos: 0,
             prev_line: None,
+            history: None,
             trace: opts.trace.then(|| Trace { claims: vec![Default::default(); n] }),
         };
         for def in input.maps {
@@ -224,7 +231,7 @@ impl<'a> Env<'a> {
     }
 
     /// All phases, in the kernel's order.
-    fn run(&mut self) -> Res {
+    pub(super) fn run(&mut self) -> Res {
         self.add_subprogs()?;
         self.check_subprogs()?;
         self.check_func_info()?;

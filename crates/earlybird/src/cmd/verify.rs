@@ -128,6 +128,7 @@ fn entry(program: &ProgramSpec, verdicts: &Verdicts) -> Value {
         "accepted": refusal.is_none(),
         "errno": refusal.map(|r| r.errno.name().map_or_else(|| r.errno.raw().to_string(), str::to_owned)),
         "message": refusal.map(|r| &r.message),
+        "id": refusal.and_then(|r| r.rule).map(|r| r.id.to_string()),
         "insn": refusal.and_then(|r| r.insn),
         "source": source,
         "processed_insns": v.processed_insns,
@@ -141,6 +142,7 @@ fn entry(program: &ProgramSpec, verdicts: &Verdicts) -> Value {
             "accepted": refusal.is_none(),
             "errno": refusal.and_then(|r| r.errno.name()),
             "message": refusal.map(|r| &r.message),
+            "id": refusal.and_then(|r| r.rule).map(|r| r.id.to_string()),
             "insn": refusal.and_then(|r| r.insn),
             "processed_insns": kernel.processed_insns,
             "verification_us": kernel.time_us,
@@ -177,7 +179,8 @@ fn verdict(program: &ProgramSpec, v: &Verification) -> String {
         let stack: u32 = v.stack_depth.iter().copied().max().unwrap_or(0);
         return format!("accepted ({cost}, {stack} bytes of stack)");
     };
-    let mut out = format!("rejected, {}: {}", refusal.errno, refusal.message);
+    let id = refusal.rule.map(|r| format!("[{}]", r.id)).unwrap_or_default();
+    let mut out = format!("rejected{id}, {}: {}", refusal.errno, refusal.message);
     if let Some(insn) = refusal.insn {
         out.push_str(&format!("\n    at instruction {insn}"));
     }

@@ -18,8 +18,9 @@ pub(super) fn check(
         program: program.name.clone(),
         errno: rejection.errno,
         reason: format!(
-            "the verifier refuses it ({}): instruction {}: {}",
+            "the verifier refuses it ({}, {}): instruction {}: {}",
             rejection.errno,
+            rejection.rule.id,
             rejection.insn,
             rejection.message.trim_end().replace('\n', "; ")
         ),
@@ -39,7 +40,11 @@ pub(super) fn verify(
     let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let (stats, log, refusal) = match outcome {
         Ok(verified) => (verified.stats().clone(), verified.log().to_owned(), None),
-        Err(r) => (r.stats, r.log, Some(Refusal { errno: r.errno, insn: Some(r.insn), message: r.message })),
+        Err(r) => {
+            let refusal =
+                Refusal { errno: r.errno, insn: Some(r.insn), message: r.message, rule: Some(r.rule) };
+            (r.stats, r.log, Some(refusal))
+        }
     };
     Verification {
         refusal,
