@@ -1,6 +1,6 @@
 //! What is verified, and under which conditions.
 
-use uapi::bpf::MapType;
+use uapi::bpf::{BPF_F_RDONLY_PROG, MapType};
 
 use crate::btf::{Btf, TypeId};
 use crate::insn::Insn;
@@ -44,7 +44,7 @@ impl MapDef {
             key_size: spec.key_size,
             value_size: spec.value_size,
             max_entries: spec.max_entries,
-            flags: spec.map_flags,
+            flags: created_flags(spec.map_type, spec.map_flags),
             value_type: spec.value_type,
             has_btf: spec.value_type.is_some(),
             inner: spec.inner.as_ref().map(|i| Box::new(Self::from_spec(i, object))),
@@ -54,6 +54,16 @@ impl MapDef {
                 _ => None,
             },
         }
+    }
+}
+
+/// The flags that a map has once it is created: programs never write what is in a devmap.
+///
+/// Kernel: `kernel/bpf/devmap.c dev_map_alloc, v6.18`
+pub(super) fn created_flags(map_type: MapType, flags: u32) -> u32 {
+    match map_type {
+        MapType::Devmap | MapType::DevmapHash => flags | BPF_F_RDONLY_PROG,
+        _ => flags,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uapi::bpf::{BPF_F_RDONLY_PROG, BPF_F_XDP_HAS_FRAGS};
 
 use super::env::Env;
-use super::input::{Input, MapDef};
+use super::input::{Input, MapDef, created_flags};
 use crate::insn::Insn;
 use crate::maps::{self, Map};
 use crate::object::ProgramSpec;
@@ -94,7 +94,7 @@ fn same_def(verified: &MapDef, def: &maps::MapDef) -> Result<(), String> {
     let same = (verified.map_type, verified.key_size, verified.value_size)
         == (def.map_type, def.key_size, def.value_size)
         && (verified.max_entries == 0 || verified.max_entries == def.max_entries)
-        && verified.flags == def.map_flags;
+        && verified.flags == created_flags(def.map_type, def.map_flags);
     match (same, &verified.inner, &def.inner) {
         (false, ..) => Err("verified with other sizes or flags".to_owned()),
         (true, None, None) => Ok(()),
