@@ -3,13 +3,14 @@
 //! Arguments are where the platform's calling convention has them, because R1 to R5 have their homes
 //! there. Helpers take two more: the run, and which helper is meant.
 
-use uapi::bpf::func;
+use uapi::bpf::{MAX_TAIL_CALL_CNT, func};
 
-use super::asm::{Gpr, Mem, Size, Width};
+use super::asm::{Alu, Cond, Gpr, Mem, Size, Width};
 use super::node::{Id, Loc, NO_HINT, Op};
 use super::regs::{CALLEE_SAVED, CALLER_SAVED};
 use super::trace::{CallSite, Callee};
 use super::{Compiler, JitError};
+use crate::maps::Layout;
 
 /// Holds the run in functions that call something.
 pub(super) const RUN: Gpr = Gpr::Rbp;
@@ -17,17 +18,23 @@ pub(super) const RUN: Gpr = Gpr::Rbp;
 impl Compiler<'_> {
     pub(super) fn emit_call(&mut self, id: Id) -> Result<(), JitError> {
         let site = self.trace.calls[self.trace.graph[id].aux as usize];
-        if site.callee == Callee::Helper(func::TAIL_CALL) {
-            return Err(JitError::Unsupported { insn: site.insn, what: "tail call" });
-        }
         self.pass_arguments(&site);
         match site.callee {
+            Callee::Helper(func::TAIL_CALL) => self.tail_call(&site)?,
             Callee::Local(number) => {
                 let label = self.functions[number as usize].label;
                 self.asm.call(label);
             }
-            Callee::Helper(number) => self.call_helper(number),
-            Callee::Kfunc(position) => self.call_helper(-1 - position),
+            Callee::Helper(number) => {
+                let helper = (self.source.helper)(number);
+                self.call_helper(
+                    helper.ok_or(JitError::Unsupported { insn: site.insn, what: "helper call" })?,
+                );
+            }
+            Callee::Kfunc(position) => {
+                let kfunc = usize::try_from(position).ok().and_then(self.source.kfunc);
+                self.call_helper(kfunc.ok_or(JitError::Unsupported { insn: site.insn, what: "kfunc call" })?);
+            }
         }
         self.function.used |= CALLER_SAVED;
         for arg in site.args.into_iter().filter(|arg| arg.is_some()) {
@@ -38,16 +45,84 @@ impl Compiler<'_> {
     }
 
     /// Calls the function that calls helpers.
-    fn call_helper(&mut self, key: i32) {
+    fn call_helper(&mut self, helper: u64) {
+        self.asm.mov_ri(Gpr::Rax, helper);
         self.asm.mov_rr(Width::W64, Gpr::R9, RUN);
-        self.asm.store_imm(Size::D, Mem::new(Gpr::Rsp, 0), key);
-        match self.far_calls {
-            false => self.asm.call_addr(self.source.abi.call_helper),
-            true => {
-                self.asm.mov_ri(Gpr::Rax, self.source.abi.call_helper);
-                self.asm.call_r(Gpr::Rax);
+        self.asm.store(Size::D, Mem::new(Gpr::Rsp, 0), Gpr::Rax);
+        self.call_address(self.source.abi.call_helper);
+    }
+
+    /// Calls a function elsewhere; rax may be changed before.
+    pub(super) fn call_address(&mut self, addr: u64) {
+        if self.far_calls {
+            self.asm.mov_ri(Gpr::Rax, addr);
+            return self.asm.call_r(Gpr::Rax);
+        }
+        self.asm.call_addr(addr);
+    }
+
+    /// Goes on with another program, whose entry finds everything as if it had been called itself. Falls
+    /// through if there is none.
+    ///
+    /// Kernel: `arch/x86/net/bpf_jit_comp.c emit_bpf_tail_call_indirect, v6.18`
+    fn tail_call(&mut self, site: &CallSite) -> Result<(), JitError> {
+        let fact = self.source.facts.insn(site.insn);
+        let map = fact.map.and_then(|m| self.source.maps.get(m as usize)).map(|m| m.layout);
+        let Some(Layout::Slots { base, max_entries }) = map else {
+            return Err(JitError::Unsupported { insn: site.insn, what: "tail call with an unknown map" });
+        };
+        let abi = &self.source.abi;
+        let (count, current) = (Mem::new(RUN, abi.run_tail_calls), Mem::new(RUN, abi.run_program));
+        let (program, code) = (Gpr::Rax, Gpr::Rcx);
+        let fail = self.asm.label();
+        match fact.key.map(|k| k as u32) {
+            Some(index) if index >= max_entries => return Ok(()),
+            Some(index) => {
+                self.asm.mov_ri(program, base + u64::from(index) * 8);
+                self.asm.load(Size::D, program, Mem::new(program, 0));
+            }
+            None => {
+                let index = self.function.homes[3];
+                self.asm.mov_rr(Width::W32, index, index);
+                self.asm.alu_ri(Alu::Cmp, Width::W32, index, max_entries as i32);
+                self.asm.jcc(Cond::Ae, fail);
+                self.asm.mov_ri(program, base);
+                self.asm.load(Size::D, program, Mem::indexed(program, index, 3, 0));
             }
         }
+        self.asm.alu_mi(Alu::Cmp, Size::W, count, MAX_TAIL_CALL_CNT as i32);
+        self.asm.jcc(Cond::Ae, fail);
+        self.asm.test_rr(Width::W64, program, program);
+        self.asm.jcc(Cond::E, fail);
+        self.asm.load(Size::D, code, Mem::new(program, 0));
+        self.asm.load(Size::D, code, Mem::new(code, abi.program_entry));
+        self.asm.inc_m(Size::W, count, false);
+        self.asm.store(Size::D, current, program);
+        self.asm.mov_rr(Width::W64, Gpr::Rsi, RUN);
+        self.asm.leave(self.function.number);
+        self.asm.jmp_r(code);
+        self.asm.bind(fail);
+        Ok(())
+    }
+
+    /// Code between helpers and the functions that they call back, which expect the run in its register.
+    pub(super) fn callback_entries(&mut self) {
+        self.asm.switch(true);
+        for i in 0..self.functions.len() {
+            if !self.source.called_back.contains(&self.source.functions[i]) {
+                continue;
+            }
+            let label = self.functions[i].label;
+            let callback = self.asm.label();
+            self.functions[i].callback = Some(callback);
+            self.asm.bind(callback);
+            self.asm.push(RUN);
+            self.asm.mov_rr(Width::W64, RUN, Gpr::R9);
+            self.asm.call(label);
+            self.asm.pop(RUN);
+            self.asm.ret();
+        }
+        self.asm.switch(false);
     }
 
     /// Puts arguments where the callee takes them, and everything else that is still needed where the callee
@@ -58,12 +133,12 @@ impl Compiler<'_> {
             site.args.into_iter().zip(homes[1..6].iter().copied()).filter(|(arg, _)| arg.is_some()).collect();
         for (arg, _) in &args {
             let n = self.trace.graph[*arg];
-            let cheap = matches!(n.op, Op::Const | Op::Frame | Op::Undef | Op::Function);
+            let cheap = matches!(n.op, Op::Const | Op::Frame | Op::Undef);
             if n.loc == Loc::NONE && !cheap {
                 self.ensure(*arg);
             }
         }
-        let left = self.save_across(&args);
+        let left = self.save_across(&args, CALLER_SAVED);
         let mut moves = std::mem::take(&mut self.moves);
         moves.clear();
         for (arg, home) in &args {
@@ -82,11 +157,11 @@ impl Compiler<'_> {
         }
     }
 
-    /// Moves what lives on out of the registers that calls change. Answers what still stands in them all the
-    /// same.
-    fn save_across(&mut self, args: &[(Id, Gpr)]) -> [Id; 16] {
+    /// Moves what lives on out of the registers that are about to be changed. Answers what still stands in them
+    /// all the same.
+    pub(super) fn save_across(&mut self, args: &[(Id, Gpr)], changed: u16) -> [Id; 16] {
         let mut left = [Id::NONE; 16];
-        for r in Gpr::ALL.into_iter().filter(|r| CALLER_SAVED & r.bit() != 0) {
+        for r in Gpr::ALL.into_iter().filter(|r| changed & r.bit() != 0) {
             let id = self.regs.owner(r);
             if id == Id::NONE {
                 continue;
@@ -97,13 +172,13 @@ impl Compiler<'_> {
                 continue;
             }
             left[r.n() as usize] = id;
-            let kept = self.regs.free_of(CALLEE_SAVED);
+            let kept = self.regs.free_of(if changed == CALLER_SAVED { CALLEE_SAVED } else { !changed });
             if kept == 0 || n.op == Op::Const {
                 self.spill(id);
                 continue;
             }
             let wanted = n.hint != NO_HINT && kept & (1 << n.hint) != 0;
-            let to = if wanted { Gpr::from_number(n.hint) } else { self.alloc(NO_HINT, true) };
+            let to = if wanted { Gpr::from_number(n.hint) } else { self.pick(kept) };
             self.copy(to, r, n.bits);
             self.rebind(id, to);
         }
@@ -121,10 +196,6 @@ impl Compiler<'_> {
             (Op::Frame, None) => {
                 let mem = self.frame_mem(n.imm as i32);
                 self.asm.lea(Width::W64, home, mem);
-            }
-            (Op::Function, None) => {
-                let label = self.functions[n.imm as usize].label;
-                self.asm.lea_label(home, label);
             }
             _ => {}
         }

@@ -2,7 +2,9 @@
 
 use uapi::bpf::*;
 
+use super::Source;
 use super::facts::{Class, Facts};
+use super::inline::{Inline, plan};
 use crate::insn::Insn;
 
 /// Position of a block in its [`Cfg`].
@@ -59,6 +61,10 @@ pub(super) struct Function {
     pub(super) end: BlockId,
     /// Whether it calls anything, so that only some registers survive.
     pub(super) calls: bool,
+    /// Whether it calls routines of this code that change few registers.
+    pub(super) routines: bool,
+    /// Whether it reads the run.
+    pub(super) uses_run: bool,
     /// Whether the address of its frame is more than the base of loads and stores.
     pub(super) frame_escapes: bool,
     /// Bytes of BPF stack that it uses, a multiple of 8.
@@ -99,7 +105,7 @@ pub(super) enum Flow {
 }
 
 /// Where control goes after the instruction at `i`.
-pub(super) fn flow(insn: Insn, i: u32) -> Flow {
+pub(super) fn flow(insn: Insn, i: u32, facts: &Facts<'_>) -> Flow {
     let class = insn.class();
     if class != BPF_JMP && class != BPF_JMP32 {
         return Flow::Next;
@@ -110,7 +116,11 @@ pub(super) fn flow(insn: Insn, i: u32) -> Flow {
         BPF_JA => Flow::Goto(near),
         BPF_CALL => Flow::Next,
         BPF_EXIT => Flow::Exit,
-        _ => Flow::Branch(near),
+        _ => match facts.decided(i) {
+            Some(true) => Flow::Goto(near),
+            Some(false) => Flow::Goto(i64::from(i) + 1),
+            None => Flow::Branch(near),
+        },
     }
 }
 
@@ -148,7 +158,7 @@ pub(super) fn registers(insn: Insn) -> (u16, u16) {
 }
 
 /// Granules of the frame that `size` bytes at `off` from its end lie in, and those that they fill.
-fn granules(off: i64, size: i64) -> (u128, u128) {
+pub(super) fn granules(off: i64, size: i64) -> (u128, u128) {
     let (from, to) = (512 + off, 512 + off + size);
     if from < 0 || to > 512 || size <= 0 {
         return (u128::MAX, 0);
@@ -184,19 +194,21 @@ impl Cfg {
     /// # Errors
     ///
     /// A jump out of its function or into the middle of an instruction.
-    pub(super) fn build(insns: &[Insn], starts: &[u32], facts: &Facts<'_>) -> Result<Self, BadJump> {
+    pub(super) fn build(source: &Source<'_>) -> Result<Self, BadJump> {
+        let (insns, starts) = (source.insns, source.functions);
         let mut cfg = Self::default();
-        cfg.leaders(insns, starts)?;
+        cfg.leaders(source)?;
         for (f, start) in starts.iter().enumerate() {
             let end = starts.get(f + 1).copied().unwrap_or(insns.len() as u32);
-            cfg.function(insns, (*start, end), f, facts)?;
+            cfg.function(source, (*start, end), f)?;
         }
         cfg.liveness();
         Ok(cfg)
     }
 
     /// Marks where blocks start, with anything but [`NO_BLOCK`].
-    fn leaders(&mut self, insns: &[Insn], starts: &[u32]) -> Result<(), BadJump> {
+    fn leaders(&mut self, source: &Source<'_>) -> Result<(), BadJump> {
+        let (insns, starts) = (source.insns, source.functions);
         let n = insns.len();
         self.starts = vec![NO_BLOCK; n + 1];
         for s in starts {
@@ -204,7 +216,7 @@ impl Cfg {
         }
         let mut i = 0;
         while i < n {
-            let to = match flow(insns[i], i as u32) {
+            let to = match flow(insns[i], i as u32, &source.facts) {
                 Flow::Next => {
                     i += if insns[i].is_ld_imm64() { 2 } else { 1 };
                     continue;
@@ -222,47 +234,56 @@ impl Cfg {
 
     fn function(
         &mut self,
-        insns: &[Insn],
+        source: &Source<'_>,
         (start, end): (u32, u32),
         number: usize,
-        facts: &Facts<'_>,
     ) -> Result<(), BadJump> {
         let first = self.blocks.len() as BlockId;
         let mut scan = Scan::default();
         let mut i = start;
         while i < end {
-            let b = self.block(insns, (i, end), &mut scan)?;
+            let b = self.block(source, (i, end), &mut scan)?;
             self.starts[i as usize] = self.blocks.len() as BlockId;
             i = b.end;
             self.blocks.push(b);
         }
         let last = self.blocks.len() as BlockId;
-        let deepest = facts.stack.get(number).map_or(scan.stack(), |s| (*s).min(512));
+        // The verifier leaves out spills around calls that the kernel would remove.
+        let proved = source.facts.stack.get(number).map(|s| (*s).min(512).max(scan.deepest()));
+        let deepest = proved.unwrap_or(if scan.frame_escapes { 512 } else { scan.deepest() });
         self.functions.push(Function {
             first,
             end: last,
             calls: scan.calls,
+            routines: scan.routines,
+            uses_run: scan.uses_run,
             frame_escapes: scan.frame_escapes,
             stack: deepest.next_multiple_of(8),
             may_goto: scan.may_goto,
         });
         for b in first..last {
-            self.connect(insns, b, (first, last))?;
+            self.connect(source, b, (first, last))?;
         }
         self.blocks[first as usize].preds += 1;
         for b in first..last {
-            self.effects(insns, b, scan.frame_escapes, facts);
+            self.effects(source, b, scan.frame_escapes);
         }
         Ok(())
     }
 
-    fn block(&self, insns: &[Insn], (start, end): (u32, u32), scan: &mut Scan) -> Result<Block, BadJump> {
+    fn block(
+        &self,
+        source: &Source<'_>,
+        (start, end): (u32, u32),
+        scan: &mut Scan,
+    ) -> Result<Block, BadJump> {
+        let insns = source.insns;
         let mut i = start;
         loop {
             let insn = insns[i as usize];
-            scan.insn(insn);
+            scan.insn(insn, || plan(source, i));
             let next = i + if insn.is_ld_imm64() { 2 } else { 1 };
-            let ends = !matches!(flow(insn, i), Flow::Next);
+            let ends = !matches!(flow(insn, i, &source.facts), Flow::Next);
             if next > end || (next == end && !ends) {
                 return Err(BadJump(i));
             }
@@ -285,11 +306,15 @@ impl Cfg {
     /// Resolves where a block goes.
     fn connect(
         &mut self,
-        insns: &[Insn],
+        source: &Source<'_>,
         b: BlockId,
         (first, last): (BlockId, BlockId),
     ) -> Result<(), BadJump> {
+        let (insns, facts) = (source.insns, &source.facts);
         let Block { start, end, .. } = self.blocks[b as usize];
+        if !facts.insn(start).reached {
+            return Ok(());
+        }
         let at = if end - start >= 2 && insns[end as usize - 2].is_ld_imm64() { end - 2 } else { end - 1 };
         let resolve = |to: i64| {
             let block = usize::try_from(to).ok().and_then(|to| self.starts.get(to)).copied();
@@ -297,7 +322,7 @@ impl Cfg {
             inside.filter(|b| i64::from(self.blocks[*b as usize].start) == to).ok_or(BadJump(at))
         };
         let next = i64::from(end);
-        let (fall, taken) = match flow(insns[at as usize], at) {
+        let (fall, taken) = match flow(insns[at as usize], at, facts) {
             Flow::Next => (resolve(next)?, NO_BLOCK),
             Flow::Goto(to) => (resolve(to)?, NO_BLOCK),
             Flow::Branch(to) => (resolve(next)?, resolve(to)?),
@@ -316,18 +341,24 @@ impl Cfg {
     }
 
     /// What a block reads from before itself and what it writes.
-    fn effects(&mut self, insns: &[Insn], b: BlockId, frame_escapes: bool, facts: &Facts<'_>) {
+    fn effects(&mut self, source: &Source<'_>, b: BlockId, frame_escapes: bool) {
         let Block { start, end, .. } = self.blocks[b as usize];
         let (mut reads, mut writes) = (Live::default(), Live::default());
+        let mut frame = FramePointers::default();
         let mut i = start;
         while i < end {
-            let insn = insns[i as usize];
-            let (read, written) = registers(insn);
+            let insn = source.insns[i as usize];
+            let call = if insn.is_helper_call() { Some(call_reads(source, i, &frame)) } else { None };
+            let (mut read, written) = registers(insn);
+            let (mut slots, filled) = stack_effect(insn, source.facts.class(i), frame_escapes);
+            if let Some(CallReads { args, stack: Some(stack) }) = call {
+                (read, slots) = (args, if frame_escapes { stack } else { 0 });
+            }
             reads.regs |= read & !writes.regs;
             writes.regs |= written;
-            let (read, filled) = stack_effect(insn, facts.insn(i).class, frame_escapes);
-            reads.stack |= read & !writes.stack;
+            reads.stack |= slots & !writes.stack;
             writes.stack |= filled;
+            frame.insn(insn);
             i += if insn.is_ld_imm64() { 2 } else { 1 };
         }
         reads.regs &= 0x3ff;
@@ -368,6 +399,73 @@ impl Cfg {
     }
 }
 
+/// What a helper call reads.
+struct CallReads {
+    /// Registers.
+    args: u16,
+    /// Granules of the own frame; `None` if that is not known.
+    stack: Option<u128>,
+}
+
+fn call_reads(source: &Source<'_>, i: u32, frame: &FramePointers) -> CallReads {
+    let inline = plan(source, i);
+    if let Some(inline) = inline {
+        let (args, stack) = match inline.key_size() {
+            Some(size) => (1 << 2, frame.granules(2, size).unwrap_or(u128::MAX)),
+            None => (0, 0),
+        };
+        return CallReads { args, stack: Some(stack) };
+    }
+    let insn = source.insns[i as usize];
+    let map = source.facts.insn(i).map.and_then(|m| source.maps.get(m as usize));
+    let (args, stack) = match (insn.imm, map) {
+        (func::MAP_LOOKUP_ELEM | func::MAP_DELETE_ELEM, Some(m)) => (0b110, frame.granules(2, m.key_size)),
+        (func::MAP_UPDATE_ELEM, Some(m)) => {
+            let both = frame.granules(2, m.key_size).zip(frame.granules(3, m.value_size));
+            (0b1_1110, both.map(|(key, value)| key | value))
+        }
+        _ => (ARGS, None),
+    };
+    CallReads { args, stack }
+}
+
+/// Registers that hold addresses in the own frame, as far as one block shows.
+#[derive(Default)]
+struct FramePointers {
+    known: [Option<i64>; 11],
+    /// Registers that hold something else that was made in this block.
+    other: u16,
+}
+
+impl FramePointers {
+    fn insn(&mut self, insn: Insn) {
+        let (dst, src) = (insn.dst as usize & 15, insn.src as usize & 15);
+        let offset = |r: usize| if r == 10 { Some(0) } else { self.known.get(r).copied().flatten() };
+        let is_64 = insn.class() == BPF_ALU64;
+        let value = match insn.op() {
+            BPF_MOV if is_64 && insn.is_src_reg() && insn.off == 0 => offset(src),
+            BPF_ADD if is_64 && !insn.is_src_reg() => offset(dst).map(|o| o + i64::from(insn.imm)),
+            _ => None,
+        };
+        let written = registers(insn).1;
+        for r in 0..10 {
+            if written >> r & 1 != 0 {
+                self.known[r] = if r == dst { value } else { None };
+                let loads = insn.class() == BPF_LD;
+                self.other = if loads { self.other | 1 << r } else { self.other & !(1 << r) };
+            }
+        }
+    }
+
+    /// Granules that `size` bytes at the address in a register lie in; `None` if it may be anywhere.
+    fn granules(&self, r: usize, size: u32) -> Option<u128> {
+        if self.other >> r & 1 != 0 {
+            return Some(0);
+        }
+        self.known[r].map(|off| granules(off, i64::from(size)).0)
+    }
+}
+
 fn only_returns(block: &[Insn]) -> Option<Ret> {
     let constant = |insn: &Insn| insn.dst == 0 && insn.op() == BPF_MOV && !insn.is_src_reg();
     match block {
@@ -386,16 +484,24 @@ fn only_returns(block: &[Insn]) -> Option<Ret> {
 #[derive(Default)]
 struct Scan {
     calls: bool,
+    routines: bool,
+    uses_run: bool,
     frame_escapes: bool,
     may_goto: bool,
     deepest: i32,
 }
 
 impl Scan {
-    fn insn(&mut self, insn: Insn) {
+    fn insn(&mut self, insn: Insn, inline: impl FnOnce() -> Option<Inline>) {
         let (class, op) = (insn.class(), insn.op());
         match class {
-            BPF_JMP if op == BPF_CALL => self.calls = true,
+            BPF_JMP if op == BPF_CALL => match inline() {
+                Some(inline) => {
+                    self.uses_run |= inline.uses_run();
+                    self.routines |= matches!(inline, Inline::Hash { .. });
+                }
+                None => self.calls = true,
+            },
             BPF_JMP if op == BPF_JCOND => self.may_goto = true,
             BPF_ALU | BPF_ALU64 if insn.is_src_reg() && insn.src == 10 && op != BPF_END => {
                 self.frame_escapes = true
@@ -419,8 +525,9 @@ impl Scan {
         }
     }
 
-    fn stack(&self) -> u32 {
-        if self.frame_escapes { 512 } else { self.deepest.clamp(0, 512) as u32 }
+    /// Bytes of stack that its own loads and stores reach.
+    fn deepest(&self) -> u32 {
+        self.deepest.clamp(0, 512) as u32
     }
 }
 
@@ -431,6 +538,10 @@ mod tests {
     fn alu(op: u8, dst: u8, src: u8, imm: i32) -> Insn {
         let x = if imm == 0 { BPF_X } else { BPF_K };
         Insn::new(BPF_ALU64 | op | x, dst, src, 0, imm)
+    }
+
+    fn build(insns: &[Insn]) -> Result<Cfg, BadJump> {
+        Cfg::build(&Source::bare(insns))
     }
 
     const EXIT: Insn = Insn::new(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
@@ -444,7 +555,7 @@ mod tests {
             Insn::new(BPF_JMP | BPF_JNE, 1, 0, -2, 0),
             EXIT,
         ];
-        let cfg = Cfg::build(&insns, &[0], &Facts::default()).unwrap();
+        let cfg = build(&insns).unwrap();
         let blocks: Vec<_> = cfg.blocks.iter().map(|b| (b.start, b.end, b.preds, b.is_loop)).collect();
         assert_eq!(blocks, [(0, 2, 1, false), (2, 4, 2, true), (4, 5, 1, false)]);
         let live: Vec<_> = cfg.blocks.iter().map(|b| b.live_in.regs).collect();
@@ -461,7 +572,7 @@ mod tests {
             slot(BPF_LDX, 1, 10, -16),
             EXIT,
         ];
-        let cfg = Cfg::build(&insns, &[0], &Facts::default()).unwrap();
+        let cfg = build(&insns).unwrap();
         assert_eq!(cfg.blocks[1].live_in.stack, 0b1111 << 124);
         assert_eq!(cfg.blocks[0].live_in.stack, 0b11 << 124, "never written, so it is read as it was");
         assert_eq!(cfg.functions[0].stack, 16);
@@ -470,14 +581,14 @@ mod tests {
     #[test]
     fn a_jump_out_of_the_function_is_refused() {
         let out = Insn::new(BPF_JMP | BPF_JA, 0, 0, 1, 0);
-        assert_eq!(Cfg::build(&[out, EXIT], &[0], &Facts::default()).err(), Some(BadJump(0)));
+        assert_eq!(build(&[out, EXIT]).err(), Some(BadJump(0)));
         let into = [
             Insn::new(BPF_JMP | BPF_JA, 0, 0, 1, 0),
             Insn::new(BPF_LD | BPF_DW, 0, 0, 0, 0),
             Insn::default(),
             EXIT,
         ];
-        assert_eq!(Cfg::build(&into, &[0], &Facts::default()).err(), Some(BadJump(0)));
-        assert!(Cfg::build(&[alu(BPF_MOV, 0, 0, 1)], &[0], &Facts::default()).is_err());
+        assert_eq!(build(&into).err(), Some(BadJump(0)));
+        assert!(build(&[alu(BPF_MOV, 0, 0, 1)]).is_err());
     }
 }

@@ -135,8 +135,16 @@ impl Compiler<'_> {
                 self.release(operand);
             }
         }
-        let to = self.way_out(&exit);
-        self.asm.jcc(cond, to);
+        if self.is_back_edge(&exit) {
+            // The way back is the usual one: what it has to do is done here.
+            let on = self.asm.label();
+            self.asm.jcc(cond.negated(), on);
+            self.sketch(|c| c.go_home(&exit));
+            self.asm.bind(on);
+        } else {
+            let to = self.way_out(&exit);
+            self.asm.jcc(cond, to);
+        }
         let outs: Vec<Id> = self.trace.outs(&exit).map(|(_, id)| id).collect();
         for out in outs {
             self.release(out);
@@ -165,6 +173,11 @@ impl Compiler<'_> {
         }
         let ra = self.ensure_locked(n.a);
         match test {
+            Test::Compare(c @ (Cond::E | Cond::Ne))
+                if n.b == Id::NONE && n.imm == 0 && self.flags_tell(n.a, n.w) =>
+            {
+                c
+            }
             Test::Compare(c) => {
                 if n.b.is_some() && in_memory(self, n.b) {
                     let mem = self.mem_of(n.b);
@@ -228,10 +241,7 @@ impl Compiler<'_> {
             if self.all_at_home(exit) {
                 return target;
             }
-            return self.detour(|c| {
-                c.move_home(exit);
-                c.asm.jmp(target);
-            });
+            return self.detour(|c| c.go_home(exit));
         }
         let target = self.label_of(exit.target);
         if self.outs_have_places(exit) {
@@ -243,6 +253,18 @@ impl Compiler<'_> {
             c.arrange(exit);
             c.asm.jmp(target);
         })
+    }
+
+    /// Whether a way out goes back to code that is there already, and has something to do before.
+    fn is_back_edge(&self, exit: &Exit) -> bool {
+        let emitted = self.state[exit.target as usize].emitted;
+        emitted && self.is_at_home(exit.target) && !self.all_at_home(exit)
+    }
+
+    fn go_home(&mut self, exit: &Exit) {
+        self.move_home(exit);
+        let target = self.label_of(exit.target);
+        self.asm.jmp(target);
     }
 
     fn detour(&mut self, f: impl FnOnce(&mut Self)) -> Label {

@@ -1,8 +1,8 @@
 //! From nodes to machine code: the walk over a trace, and arithmetic.
 
-use super::asm::{Alu, Gpr, Mem, Shift, Size, Unary, Width};
+use super::asm::{Alu, Cond, Gpr, Mem, Shift, Size, Unary, Width};
 use super::fold::width_bits;
-use super::node::{FOLDED, Id, KEPT, LAZY, Loc, MAIN, Node, Op};
+use super::node::{FOLDED, Id, KEPT, LAZY, Loc, MAIN, NO_HINT, Node, Op};
 use super::regs::Reads;
 use super::{Compiler, JitError};
 
@@ -25,6 +25,7 @@ impl Compiler<'_> {
                 Op::Jump => self.emit_jump(id),
                 Op::Return => self.emit_return(n.a),
                 Op::Call => self.emit_call(id)?,
+                Op::HashLookup => self.emit_hash_lookup(id),
                 Op::Atomic => self.emit_atomic(id),
                 Op::Store if n.is(KEPT) => self.emit_store(id),
                 Op::Store => {}
@@ -44,13 +45,16 @@ impl Compiler<'_> {
         self.compute_operands(&n);
         let locked = self.regs.locked();
         let r = match n.op {
-            Op::Const | Op::Frame | Op::Undef | Op::Function | Op::Input => self.simple(id, n),
+            Op::Const | Op::Frame | Op::Undef | Op::Input => self.simple(id, n),
             Op::Load => self.emit_load(id),
             Op::Sext => self.extend(id, n),
             Op::Shl | Op::Shr | Op::Sar | Op::Rol => self.shift(id, n),
             Op::Div | Op::Mod | Op::Sdiv | Op::Smod => self.divide(id, n),
             Op::Mul => self.multiply(id, n),
             Op::Zext => self.zero_extend(id, n),
+            Op::RunField => self.run_field(id, n),
+            Op::Select => self.select(id, n),
+            Op::Slot => self.slot_entry(id, n),
             Op::Neg | Op::Bswap => self.one_operand(id, n),
             _ => self.binary_op(id, n),
         };
@@ -78,10 +82,6 @@ impl Compiler<'_> {
             Op::Frame => {
                 let mem = self.frame_mem(n.imm as i32);
                 self.asm.lea(Width::W64, r, mem);
-            }
-            Op::Function => {
-                let label = self.functions[n.imm as usize].label;
-                self.asm.lea_label(r, label);
             }
             _ => {}
         }
@@ -167,7 +167,16 @@ impl Compiler<'_> {
         }
         let r = self.overwrite(id, a, ra, times);
         self.apply(n.op, n.w, r, source);
+        let complement = matches!((n.op, source), (Op::Xor, Source::Imm(-1)));
+        // A complement leaves the flags alone.
+        self.flags_of = (!complement).then(|| (id, self.asm.here()));
         self.finish(id, r, &reads)
+    }
+
+    /// Whether the flags still tell whether a value is 0.
+    pub(super) fn flags_tell(&self, id: Id, w: Width) -> bool {
+        let n = &self.trace.graph[id];
+        (n.w == w || n.w == Width::W32) && self.flags_of == Some((id, self.asm.here()))
     }
 
     fn apply(&mut self, op: Op, w: Width, r: Gpr, source: Source) {
@@ -219,6 +228,42 @@ impl Compiler<'_> {
                 r
             }
         };
+        self.finish(id, r, &reads)
+    }
+
+    fn run_field(&mut self, id: Id, n: Node) -> Gpr {
+        let r = self.alloc_for(id);
+        self.asm.load(Size::W, r, Mem::new(self.function.run, n.imm as i32));
+        self.bind(id, r);
+        r
+    }
+
+    fn select(&mut self, id: Id, n: Node) -> Gpr {
+        let (ra, rb) = (self.ensure_locked(n.a), self.ensure_locked(n.b));
+        let r = self.alloc_for(id);
+        self.asm.zero(r);
+        self.asm.alu_ri(Alu::Cmp, Width::W32, rb, n.imm as i32);
+        self.asm.cmov(Cond::B, Width::W64, r, ra);
+        let mut reads = Reads::new();
+        reads.push(n.a);
+        reads.push(n.b);
+        self.finish(id, r, &reads)
+    }
+
+    fn slot_entry(&mut self, id: Id, n: Node) -> Gpr {
+        let ra = self.ensure_locked(n.a);
+        let r = self.alloc_for(id);
+        self.regs.lock(r);
+        let t = self.alloc(NO_HINT, false);
+        let none = self.asm.label();
+        self.asm.zero(r);
+        self.asm.alu_ri(Alu::Cmp, Width::W32, ra, n.aux as i32);
+        self.asm.jcc(Cond::Ae, none);
+        self.asm.mov_ri(t, n.imm as u64);
+        self.asm.load(Size::D, r, Mem::indexed(t, ra, 3, 0));
+        self.asm.bind(none);
+        let mut reads = Reads::new();
+        reads.push(n.a);
         self.finish(id, r, &reads)
     }
 

@@ -1,9 +1,10 @@
-//! What the compiler is told about a program beyond its instructions: what the verifier proved and
-//! where things are.
+//! What the compiler is told about a program beyond its instructions: what the verifier proved.
+
+use crate::verifier::{Branch, InsnFact, Place};
 
 /// What memory a pointer points into. Pointers into different kinds never meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Class {
+pub(super) enum Class {
     /// Anything.
     #[default]
     Unknown,
@@ -22,15 +23,17 @@ pub enum Class {
 impl Class {
     /// Number of classes.
     pub(super) const COUNT: usize = 6;
-}
 
-/// What the verifier proved about one instruction, on every path that reaches it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct InsnFact {
-    /// Of a load, store or atomic operation: what its base register points into.
-    pub class: Class,
-    /// No path reaches it.
-    pub dead: bool,
+    fn of(place: Place) -> Self {
+        match place {
+            Place::Ctx => Self::Ctx,
+            Place::Stack => Self::Stack,
+            Place::Packet | Place::PacketMeta => Self::Packet,
+            Place::MapValue(_) => Self::Map,
+            Place::Other => Self::Unknown,
+            Place::MapKey | Place::Mem | Place::Sock | Place::Kernel | Place::MapStruct => Self::Other,
+        }
+    }
 }
 
 /// The facts of a program, by instruction; instructions without an entry have none.
@@ -38,13 +41,29 @@ pub struct InsnFact {
 pub struct Facts<'a> {
     /// By instruction.
     pub insns: &'a [InsnFact],
-    /// Bytes of stack that each function uses, in the order of the functions; 512 without an entry.
+    /// Bytes of stack that each function uses, in the order of the functions; what its own loads and stores
+    /// show, or 512, without an entry.
     pub stack: &'a [u32],
 }
 
 impl Facts<'_> {
     /// Those of one instruction.
     pub(super) fn insn(&self, i: u32) -> InsnFact {
-        self.insns.get(i as usize).copied().unwrap_or_default()
+        let unknown = InsnFact { reached: true, ..InsnFact::default() };
+        self.insns.get(i as usize).copied().unwrap_or(unknown)
+    }
+
+    /// What the base of a load, store or atomic operation points into.
+    pub(super) fn class(&self, i: u32) -> Class {
+        self.insns.get(i as usize).map_or(Class::Unknown, |f| Class::of(f.place))
+    }
+
+    /// Whether a conditional jump is none: it always (`true`) or never jumps.
+    pub(super) fn decided(&self, i: u32) -> Option<bool> {
+        match self.insns.get(i as usize)?.branch {
+            Branch::Jumps => Some(true),
+            Branch::FallsThrough => Some(false),
+            Branch::None | Branch::Both => None,
+        }
     }
 }

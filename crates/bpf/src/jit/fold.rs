@@ -486,6 +486,12 @@ impl Graph {
             w = Width::W32;
         }
         let n = self[a];
+        if equality && imm == 0 && n.op == Op::Select && w == Width::W64 {
+            // What is selected is never null: only the choice counts.
+            let is_null = test == Test::Compare(Cond::E);
+            let test = Test::Compare(if is_null { Cond::Ae } else { Cond::B });
+            return (test, Width::W32, n.b, Id::NONE, i64::from(n.imm as i32));
+        }
         if equality && imm == 0 && n.op == Op::And && n.w == w {
             let any = test == Test::Compare(Cond::Ne);
             return (if any { Test::AnyBit } else { Test::NoBit }, w, n.a, n.b, n.imm);

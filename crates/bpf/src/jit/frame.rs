@@ -25,6 +25,8 @@ pub(super) struct FunctionState {
     pub(super) number: u32,
     /// Where R0 to R9 are between traces.
     pub(super) homes: [Gpr; 10],
+    /// Holds the run, if it is used.
+    pub(super) run: Gpr,
     /// Registers that may be used.
     pub(super) usable: u16,
     /// Registers that are.
@@ -51,23 +53,35 @@ const CALLING: [Gpr; 10] =
 const LEAF: [Gpr; 10] =
     [Gpr::Rax, Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::Rcx, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11, Gpr::Rbx];
 
+/// Homes in the entry function where nothing is called and the run stays in rsi.
+const LEAF_WITH_RUN: [Gpr; 10] =
+    [Gpr::Rax, Gpr::Rdi, Gpr::R9, Gpr::Rdx, Gpr::Rcx, Gpr::R8, Gpr::R10, Gpr::R11, Gpr::Rbx, Gpr::R12];
+
 impl Compiler<'_> {
     pub(super) fn begin_function(&mut self, number: u32) {
         let f = self.cfg.functions[number as usize];
         let (stack, counter) = (f.stack as i32, if f.may_goto { 8 } else { 0 });
         // Spilling is rare and needs few slots: two are set aside.
         let small = stack + counter + 16 <= RED_ZONE;
-        let reserved = Gpr::Rsp.bit() | if f.calls { RUN.bit() } else { 0 };
+        // Callers of other functions hold the run in its register, so it is there in these too.
+        let run = if f.calls || number > 0 { RUN } else { Gpr::Rsi };
+        let reserved = Gpr::Rsp.bit() | if f.calls || f.uses_run { run.bit() } else { 0 };
+        let homes = match (f.calls, f.uses_run && number == 0) {
+            (true, _) => CALLING,
+            (false, true) => LEAF_WITH_RUN,
+            (false, false) => LEAF,
+        };
         self.function = FunctionState {
             number,
-            homes: if f.calls { CALLING } else { LEAF },
+            homes,
+            run,
             usable: !reserved,
             used: 0,
             stack,
             below_stack: if f.calls { OUTGOING } else { 0 },
             counter,
             spill_slots: 0,
-            red_zone: !f.calls && small && !self.options.no_red_zone,
+            red_zone: !f.calls && !f.routines && small && !self.options.no_red_zone,
             returns: Vec::new(),
         };
     }

@@ -7,10 +7,11 @@
 //! nothing that may touch the same bytes may lie between.
 
 use super::asm::{Size, Width};
+use super::cfg::granules;
 use super::facts::Class;
 use super::fold::{fits32, width_bits};
 use super::node::{Graph, Id, KEPT, Node, Op, STORES_IMM};
-use super::stacklog::{Found, StackLog};
+use super::stacklog::{Found, Parts, StackLog};
 
 /// How far back pieces may lie, in accesses.
 const WINDOW: usize = 48;
@@ -96,14 +97,27 @@ impl MemLog {
         escapes: bool,
     ) -> Id {
         if g[base].op == Op::Frame {
-            if let Found::Value(value, shift) = self.stack.load(g, disp, size.bytes()) {
-                let shifted = g.bin_imm(Op::Shr, Width::W64, value, u64::from(shift));
-                return g.truncate(size.bytes() * 8, shifted);
+            match self.stack.load(g, disp, size.bytes()) {
+                Found::Value(value, shift) => return piece(g, value, shift, size.bytes()),
+                Found::Parts(parts) => return self.assemble(g, &parts),
+                Found::Memory => {}
             }
         } else if escapes && matches!(class, Class::Unknown | Class::Stack) {
             self.stack.keep_all(g);
         }
         self.new_load(g, size, base, disp, class)
+    }
+
+    /// A number whose pieces are those of values.
+    fn assemble(&mut self, g: &mut Graph, parts: &Parts) -> Id {
+        let mut whole = g.konst(0);
+        for p in parts.iter() {
+            let part = piece(g, p.value, p.shift, p.bytes);
+            let placed = g.bin_imm(Op::Shl, Width::W64, part, u64::from(p.at) * 8);
+            let joined = self.join(g, Op::Or, Width::W64, whole, placed);
+            whole = joined.unwrap_or_else(|| g.bin(Op::Or, Width::W64, whole, placed));
+        }
+        whole
     }
 
     fn new_load(&mut self, g: &mut Graph, size: Size, base: Id, disp: i64, class: Class) -> Id {
@@ -164,6 +178,26 @@ impl MemLog {
             self.stack.keep_all(g);
             self.stack.stale_all();
         }
+        self.mark(Kind::Fence);
+    }
+
+    /// Bytes that a call reads.
+    pub(super) fn read_by_call(
+        &mut self,
+        g: &mut Graph,
+        (base, disp, class): (Id, i64, Class),
+        size: u32,
+        escapes: bool,
+    ) {
+        if g[base].op == Op::Frame {
+            self.stack.keep(g, granules(disp, i64::from(size)).0);
+        } else if escapes && matches!(class, Class::Unknown | Class::Stack) {
+            self.stack.keep_all(g);
+        }
+    }
+
+    /// Memory other than the stack may have changed.
+    pub(super) fn fence(&mut self) {
         self.mark(Kind::Fence);
     }
 
@@ -309,6 +343,15 @@ impl MemLog {
         let joined = combine(g, x, y)?;
         self.wide_load(g, &joined)
     }
+}
+
+/// `bytes` bytes of a value, from a bit on.
+fn piece(g: &mut Graph, value: Id, shift: u8, bytes: u8) -> Id {
+    let shifted = g.bin_imm(Op::Shr, Width::W64, value, u64::from(shift));
+    if matches!(bytes, 1 | 2 | 4 | 8) {
+        return g.truncate(bytes * 8, shifted);
+    }
+    g.bin_imm(Op::And, Width::W64, shifted, (1 << (bytes * 8)) - 1)
 }
 
 /// Whether two accesses may touch the same bytes.

@@ -15,6 +15,7 @@
 mod access;
 #[allow(dead_code, reason = "some forms wait for inlined maps and batches")]
 mod asm;
+mod batch;
 mod calls;
 mod cfg;
 mod cpu;
@@ -24,6 +25,8 @@ mod emit;
 mod facts;
 mod fold;
 mod frame;
+mod hash;
+mod inline;
 mod memlog;
 mod node;
 mod regs;
@@ -34,40 +37,77 @@ mod trace;
 mod uses;
 
 use mem::{CodeBuffer, CodePages};
-use uapi::bpf::MAX_BPF_STACK;
+use uapi::bpf::{MAX_BPF_STACK, func};
 
 use self::asm::{Asm, Gpr, Label};
 use self::cfg::{BlockId, Cfg};
 pub use self::cpu::Features;
-pub use self::facts::{Class, Facts, InsnFact};
+pub use self::facts::Facts;
 use self::frame::FunctionState;
 use self::regs::{Journal, Regs};
 use self::trace::Trace;
 use self::uses::{Hints, Uses};
 use crate::insn::Insn;
+use crate::maps::Layout;
 
 /// A program to be compiled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// Instructions, as they were loaded.
     pub insns: &'a [Insn],
     /// First instruction of each function, ascending from 0, the entry's.
     pub functions: &'a [u32],
+    /// First instructions of those that helpers may call back.
+    pub called_back: &'a [u32],
     /// What the verifier proved.
     pub facts: Facts<'a>,
     /// Maps in the order in which instructions count them.
     pub maps: &'a [MapLink],
+    /// Address of the helper of a number.
+    pub helper: &'a dyn Fn(i32) -> Option<u64>,
+    /// Address of the kernel function at a position of the program's list.
+    pub kfunc: &'a dyn Fn(usize) -> Option<u64>,
+    /// Whether answers that no program, packet or map decides come from a script, so that every call of a
+    /// helper that gives such answers has to be made.
+    pub scripted: bool,
     /// Where the code finds things when it runs.
     pub abi: Abi,
 }
 
+#[cfg(test)]
+impl<'a> Source<'a> {
+    /// One function without anything else.
+    fn bare(insns: &'a [Insn]) -> Self {
+        let (helper, kfunc) = (&|_| None, &|_| None);
+        let abi = crate::vm::abi_in_test();
+        let facts = Facts::default();
+        Self {
+            insns,
+            functions: &[0],
+            called_back: &[],
+            facts,
+            maps: &[],
+            helper,
+            kfunc,
+            scripted: false,
+            abi,
+        }
+    }
+}
+
 /// A map, as addresses.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct MapLink {
     /// What stands for the map itself.
     pub handle: u64,
-    /// Its first value, if programs may use that address directly.
-    pub value: Option<u64>,
+    /// Where its values are.
+    pub layout: Layout,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Whether its slots hold maps that programs can look up.
+    pub holds_maps: bool,
 }
 
 /// Offsets and addresses that compiled code uses, bytes.
@@ -89,9 +129,22 @@ pub struct Abi {
     pub rxq_queue_index: i32,
     /// Of the device's number in the transmit queue.
     pub txq_ifindex: i32,
-    /// Address of a function that calls a helper: five arguments, the run, and on the stack the helper's
-    /// number, or -1 less the position of a kernel function.
+    /// Address of a function that calls a helper: five arguments, the run, and on the stack the address of
+    /// the helper.
     pub call_helper: u64,
+    /// Address of a function that looks up in a hash table: the map, the address of the key; answers the
+    /// address of the value (CPU 0's if every CPU has its own), or 0.
+    pub hash_lookup: u64,
+    /// Of the buff's address in the run.
+    pub run_buff: i32,
+    /// Of the CPU's number in the run.
+    pub run_cpu: i32,
+    /// Of the count of tail calls in the run.
+    pub run_tail_calls: i32,
+    /// Of the address of the program's `Arc` in the run.
+    pub run_program: i32,
+    /// Of the address of its machine code behind a program's `Arc`; 0 there if it is not compiled.
+    pub program_entry: i32,
 }
 
 /// A program in machine code.
@@ -99,7 +152,10 @@ pub struct Abi {
 pub struct Compiled {
     pages: CodePages,
     len: usize,
-    functions: Vec<u32>,
+    /// Offset of the entry for many packets.
+    batch: u32,
+    /// By function: offset of where it is called back.
+    callbacks: Vec<Option<u32>>,
 }
 
 impl Compiled {
@@ -109,10 +165,20 @@ impl Compiled {
         self.pages.addr()
     }
 
-    /// Address of a function of the program by its number.
+    /// Address of the entry for many packets: takes the address of an array of buffs' addresses, the run, the
+    /// number of buffs (not 0) and the address of an array for the verdicts; answers how many were run, which
+    /// ends after one that is to be redirected.
     #[must_use]
-    pub fn function(&self, number: usize) -> Option<u64> {
-        self.functions.get(number).map(|offset| self.pages.addr() + u64::from(*offset))
+    pub fn batch(&self) -> u64 {
+        self.pages.addr() + u64::from(self.batch)
+    }
+
+    /// Address at which helpers call a function of the program back, by its number: takes R1 to R5 and the
+    /// run. `None` if its address is not taken.
+    #[must_use]
+    pub fn callback(&self, number: usize) -> Option<u64> {
+        let offset = (*self.callbacks.get(number)?)?;
+        Some(self.pages.addr() + u64::from(offset))
     }
 
     /// The machine code.
@@ -137,6 +203,16 @@ pub enum JitError {
     /// A jump to where no instruction is.
     #[error("insn {0}: jumps out of its function")]
     BadJump(u32),
+    /// Nothing proves that the program may run without checks.
+    #[error("only verified programs are compiled")]
+    Unverified,
+    /// There is no compiler for this processor.
+    #[error("programs are not compiled on this processor")]
+    NoBackend,
+    /// A program array of its holds or serves programs that it cannot call: interpreted ones, or others that
+    /// the kernel would not let be with it.
+    #[error("map {0:?} is for programs that this one cannot tail call")]
+    OtherPrograms(String),
     /// The system gives no executable memory.
     #[error("no memory for machine code: {0}")]
     Memory(String),
@@ -188,6 +264,8 @@ struct BlockState {
 #[derive(Clone, Copy, Debug)]
 struct FunctionLabel {
     label: Label,
+    /// Where helpers call it back, if its address is taken.
+    callback: Option<Label>,
 }
 
 /// A compilation.
@@ -205,6 +283,12 @@ struct Compiler<'a> {
     uses: Uses,
     regs: Regs,
     journal: Journal,
+    /// Whether it may go on with another program.
+    tail_calls: bool,
+    /// Hash tables that lookups of the code go to.
+    routines: Vec<hash::Routine>,
+    /// A value that the flags tell about, as long as nothing was written since.
+    flags_of: Option<(node::Id, (bool, usize, usize))>,
     /// Registers that will be wanted for something else soon.
     wanted: u16,
     moves: Vec<(Gpr, Gpr)>,
@@ -214,10 +298,10 @@ struct Compiler<'a> {
 
 impl<'a> Compiler<'a> {
     fn new(source: &'a Source<'a>, cpu: Features, options: Options) -> Result<Self, JitError> {
-        let cfg =
-            Cfg::build(source.insns, source.functions, &source.facts).map_err(|b| JitError::BadJump(b.0))?;
+        let cfg = Cfg::build(source).map_err(|b| JitError::BadJump(b.0))?;
         let mut asm = Asm::with_capacity(source.insns.len() * 5);
-        let functions = cfg.functions.iter().map(|_| FunctionLabel { label: asm.label() }).collect();
+        let functions =
+            cfg.functions.iter().map(|_| FunctionLabel { label: asm.label(), callback: None }).collect();
         Ok(Self {
             source,
             cpu,
@@ -232,6 +316,9 @@ impl<'a> Compiler<'a> {
             uses: Uses::default(),
             regs: Regs::new(0),
             journal: Journal::default(),
+            tail_calls: source.insns.iter().any(|x| x.is_helper_call() && x.imm == func::TAIL_CALL),
+            routines: Vec::new(),
+            flags_of: None,
             wanted: 0,
             moves: Vec::new(),
             at_home: Vec::new(),
@@ -249,14 +336,18 @@ impl<'a> Compiler<'a> {
                 None => return Ok(Err(Retry::DeepFrame)),
             }
         }
+        self.callback_entries();
+        self.emit_routines();
+        let batch = self.batch_entry();
         let memory = |e: std::io::Error| JitError::Memory(e.to_string());
         let len = self.asm.max_len(&frames);
         let mut buffer = CodeBuffer::new(len, self.source.abi.call_helper).map_err(memory)?;
         let Ok(linked) = self.asm.link(&frames, buffer.addr()) else { return Ok(Err(Retry::FarCalls)) };
         let len = linked.bytes.len();
         buffer.bytes_mut()[..len].copy_from_slice(&linked.bytes);
-        let functions = self.functions.iter().map(|f| linked.offset(f.label).unwrap_or(0)).collect();
-        Ok(Ok(Compiled { pages: buffer.seal().map_err(memory)?, len, functions }))
+        let callbacks = self.functions.iter().map(|f| linked.offset(f.callback?)).collect();
+        let batch = linked.offset(batch).unwrap_or(0);
+        Ok(Ok(Compiled { pages: buffer.seal().map_err(memory)?, len, batch, callbacks }))
     }
 
     fn function_body(&mut self, number: usize) -> Result<(), JitError> {

@@ -74,8 +74,14 @@ pub(super) enum Op {
     Bswap,
     /// `size` bytes at `a + imm`.
     Load,
-    /// Address of the function of number `imm`.
-    Function,
+    /// The 32-bit number at `imm` in the run.
+    RunField,
+    /// `a` if `b < imm`, both 32 bits unsigned, else 0.
+    Select,
+    /// Entry number `a` of the table of 64-bit numbers at address `imm`; 0 from the `aux`-th on.
+    Slot,
+    /// Lookup in the hash table of the map of number `aux`, with `b` as the key or the key at `a + imm`.
+    HashLookup,
     /// `size` bytes of `b`, or of the constant in `aux`, to `a + imm`.
     Store,
     /// An atomic operation of kind `aux` on `size` bytes at `a + imm` with operand `b`; its value is what
@@ -101,7 +107,16 @@ impl Op {
 
     /// Whether it stands for code that runs even if nobody uses its value.
     pub(super) const fn is_root(self) -> bool {
-        matches!(self, Self::Atomic | Self::Call | Self::Branch | Self::MayGoto | Self::Jump | Self::Return)
+        matches!(
+            self,
+            Self::Atomic
+                | Self::Call
+                | Self::HashLookup
+                | Self::Branch
+                | Self::MayGoto
+                | Self::Jump
+                | Self::Return
+        )
     }
 }
 

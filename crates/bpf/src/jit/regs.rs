@@ -6,6 +6,7 @@
 
 use super::Compiler;
 use super::asm::{Gpr, Mem, Size, Width};
+use super::hash::CLOBBERED;
 use super::node::{CROSSES, Id, Loc, NO_HINT, Op};
 
 /// Registers that calls change.
@@ -118,11 +119,19 @@ impl Compiler<'_> {
         }
     }
 
-    /// Makes code whose effect on registers and nodes is forgotten afterwards.
+    /// Makes rare code whose effect on registers and nodes is forgotten afterwards.
     pub(super) fn aside<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
-        debug_assert!(!self.journal.active, "ways out have no ways out");
-        let (regs, cold) = (self.regs, self.asm.in_cold());
+        let cold = self.asm.in_cold();
         self.asm.switch(true);
+        let result = self.sketch(f);
+        self.asm.switch(cold);
+        result
+    }
+
+    /// Makes code whose effect on registers and nodes is forgotten afterwards.
+    pub(super) fn sketch<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        debug_assert!(!self.journal.active, "ways out have no ways out");
+        let regs = self.regs;
         self.journal.active = true;
         let result = f(self);
         self.journal.active = false;
@@ -131,7 +140,6 @@ impl Compiler<'_> {
             (n.loc, n.uses) = (loc, uses);
         }
         self.regs = regs;
-        self.asm.switch(cold);
         result
     }
 
@@ -223,11 +231,15 @@ impl Compiler<'_> {
     /// A free register. Its owner has to be bound, or it stays free.
     pub(super) fn alloc(&mut self, hint: u8, crosses: bool) -> Gpr {
         let free = self.regs.free_now();
-        let keeps = if crosses && self.calls() { CALLEE_SAVED } else { u16::MAX };
+        let keeps = if crosses { self.survivors() } else { u16::MAX };
         if hint != NO_HINT && free & keeps & (1 << hint) != 0 {
             return self.took(Gpr::from_number(hint));
         }
-        let cheap = if crosses && self.calls() { CALLEE_SAVED } else { CALLER_SAVED | self.function.used };
+        let cheap = match keeps {
+            u16::MAX => CALLER_SAVED | self.function.used,
+            _ if self.calls() => keeps,
+            _ => keeps & (CALLER_SAVED | self.function.used),
+        };
         for set in [free & cheap & !self.wanted, free & cheap, free] {
             if set != 0 {
                 let r = ORDER.into_iter().find(|r| set & r.bit() != 0);
@@ -238,6 +250,14 @@ impl Compiler<'_> {
         self.took(r)
     }
 
+    /// Any register of a set that is not empty.
+    pub(super) fn pick(&mut self, set: u16) -> Gpr {
+        let cheap = set & (CALLER_SAVED | self.function.used);
+        let set = if cheap != 0 { cheap } else { set };
+        let r = ORDER.into_iter().find(|r| set & r.bit() != 0);
+        self.took(r.expect("the set is not empty"))
+    }
+
     fn took(&mut self, r: Gpr) -> Gpr {
         self.function.used |= r.bit();
         r
@@ -245,6 +265,16 @@ impl Compiler<'_> {
 
     fn calls(&self) -> bool {
         self.cfg.functions[self.function.number as usize].calls
+    }
+
+    /// Registers whose values survive what the function calls.
+    fn survivors(&self) -> u16 {
+        let f = &self.cfg.functions[self.function.number as usize];
+        match (f.calls, f.routines) {
+            (true, _) => CALLEE_SAVED,
+            (false, true) => !CLOBBERED,
+            (false, false) => u16::MAX,
+        }
     }
 
     /// Empties some register.
@@ -266,7 +296,7 @@ impl Compiler<'_> {
         let Some(r) = n.loc.as_reg() else { return };
         self.note(id);
         self.forget(id);
-        if matches!(n.op, Op::Const | Op::Frame | Op::Undef | Op::Function) {
+        if matches!(n.op, Op::Const | Op::Frame | Op::Undef) {
             self.trace.graph[id].loc = Loc::NONE;
             return;
         }

@@ -49,8 +49,37 @@ impl Default for StackLog {
 pub(super) enum Found {
     /// The value of a store that covers it, and the bits that the load's lowest bit is above its own.
     Value(Id, u8),
+    /// Several stores cover it together.
+    Parts(Parts),
     /// Memory has to be read.
     Memory,
+}
+
+/// Most stores that one load is put together from: with more, memory is as good.
+const MAX_PARTS: usize = 4;
+
+/// A piece of a load that is a piece of a stored value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// The value, and the bits that the piece's lowest bit is above its own.
+    pub(super) value: Id,
+    pub(super) shift: u8,
+    /// Bytes of the piece, and its place in the load.
+    pub(super) bytes: u8,
+    pub(super) at: u8,
+}
+
+/// Pieces, first to last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    parts: [Option<Part>; MAX_PARTS],
+}
+
+impl Parts {
+    /// The pieces.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Part> + '_ {
+        self.parts.iter().flatten().copied()
+    }
 }
 
 /// Slot of an access that lies within one slot, and its offset in the frame.
@@ -120,12 +149,51 @@ impl StackLog {
                 if e.at <= at && end <= e_end && (i as usize) >= self.fresh && !e.stale {
                     return Found::Value(e.value, ((at - e.at) * 8) as u8);
                 }
+                if let Some(parts) = self.parts(i, at, size) {
+                    return Found::Parts(parts);
+                }
                 self.keep_chain(g, i);
                 return Found::Memory;
             }
             i = e.before;
         }
         Found::Memory
+    }
+
+    /// The stores from the `i`-th back that cover a load together.
+    fn parts(&self, mut i: u32, at: u16, size: u8) -> Option<Parts> {
+        let mut sources = [NONE; 8];
+        let mut missing = size;
+        while i != NONE && missing > 0 {
+            let e = self.entries[i as usize];
+            for b in 0..u16::from(size) {
+                let inside = (e.at..e.at + u16::from(e.size)).contains(&(at + b));
+                if !e.dead && inside && sources[b as usize] == NONE {
+                    if (i as usize) < self.fresh || e.stale {
+                        return None;
+                    }
+                    sources[b as usize] = i;
+                    missing -= 1;
+                }
+            }
+            i = e.before;
+        }
+        if missing > 0 {
+            return None;
+        }
+        let mut parts = [None; MAX_PARTS];
+        let mut n = 0;
+        let mut b = 0;
+        while b < size {
+            let run =
+                sources[b as usize..size as usize].iter().take_while(|s| **s == sources[b as usize]).count();
+            let e = self.entries[sources[b as usize] as usize];
+            let shift = ((at + u16::from(b) - e.at) * 8) as u8;
+            *parts.get_mut(n)? = Some(Part { value: e.value, shift, bytes: run as u8, at: b });
+            n += 1;
+            b += run as u8;
+        }
+        Some(Parts { parts })
     }
 
     fn keep_chain(&mut self, g: &mut Graph, mut i: u32) {

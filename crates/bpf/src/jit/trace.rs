@@ -9,10 +9,12 @@ use uapi::bpf::*;
 use super::asm::{Cond, Size, Width};
 use super::cfg::{BlockId, Flow, flow};
 use super::facts::Class;
+use super::inline::plan;
 use super::memlog::MemLog;
 use super::node::{Graph, Id, Node, Op, Test};
 use super::{Compiler, JitError};
 use crate::insn::Insn;
+use crate::maps::Layout;
 
 /// Most instructions of a trace.
 const TRACE_INSNS: u32 = 1024;
@@ -77,7 +79,9 @@ pub(super) struct Trace {
     /// R0 to R10 where the instruction being read stands.
     regs: [Id; 11],
     /// Stores to the stack that may turn out to be needed, and other accesses.
-    log: MemLog,
+    pub(super) log: MemLog,
+    /// The number of the CPU, once it has been read.
+    pub(super) cpu: Id,
     /// `xdp_md` fields that have been read since the last call.
     ctx_fields: [Id; 6],
 }
@@ -105,6 +109,16 @@ impl Trace {
     pub(super) fn set_reg(&mut self, r: u8, id: Id) {
         self.regs[r as usize] = id;
     }
+}
+
+/// A comparison of a node with 0.
+#[derive(Clone, Copy)]
+struct ZeroTest {
+    tested: Id,
+    /// What it is then known to be, if it is 0 and if it is not.
+    zero: Id,
+    other: Id,
+    taken_if_zero: bool,
 }
 
 /// Where the trace goes on after a block.
@@ -139,6 +153,7 @@ impl Compiler<'_> {
         t.atomics.clear();
         t.log.clear();
         t.ctx_fields = [Id::NONE; 6];
+        t.cpu = Id::NONE;
         t.graph.push(Node::new(Op::Undef, Width::W64));
         t.graph.frame(0);
         t.regs = [Id::UNDEF; 11];
@@ -157,10 +172,15 @@ impl Compiler<'_> {
     /// Reads a block's instructions; `extend` tells whether the trace may go on after it.
     fn block(&mut self, b: BlockId, extend: bool) -> Result<Next, JitError> {
         let block = self.cfg.blocks[b as usize];
+        if !self.source.facts.insn(block.start).reached {
+            // What comes after `bpf_throw`, for example.
+            let zero = self.trace.graph.konst(0);
+            return Ok(self.return_node(zero));
+        }
         let mut i = block.start;
         while i < block.end {
             let insn = self.source.insns[i as usize];
-            match flow(insn, i) {
+            match flow(insn, i, &self.source.facts) {
                 Flow::Next if insn.is_ld_imm64() => {
                     self.load_imm64(insn, i)?;
                     i += 1;
@@ -168,16 +188,18 @@ impl Compiler<'_> {
                 Flow::Next => self.insn(insn, i)?,
                 Flow::Goto(_) => {}
                 Flow::Branch(_) => return self.branch(insn, b, extend),
-                Flow::Exit => {
-                    let mut n = Node::new(Op::Return, Width::W64);
-                    n.a = self.reg(0);
-                    self.trace.graph.push(n);
-                    return Ok(Next::End);
-                }
+                Flow::Exit => return Ok(self.return_node(self.reg(0))),
             }
             i += 1;
         }
         Ok(self.go_on(block.fall, extend))
+    }
+
+    fn return_node(&mut self, value: Id) -> Next {
+        let mut n = Node::new(Op::Return, Width::W64);
+        n.a = value;
+        self.trace.graph.push(n);
+        Next::End
     }
 
     /// Whether the trace may take in a block.
@@ -239,14 +261,41 @@ impl Compiler<'_> {
     }
 
     fn push_branch(&mut self, op: Op, target: BlockId, (test, w, a, b): (Test, Width, Id, Id)) {
+        let zero = if op == Op::Branch { self.zero_test(test, w, a, b) } else { None };
         let (test, w, a, b, imm) = match op {
             Op::Branch => self.trace.graph.comparison(test, w, a, b),
             _ => (test, w, a, b, 0),
         };
+        let before = self.trace.regs;
+        if let Some(z) = zero {
+            self.rename(z.tested, if z.taken_if_zero { z.zero } else { z.other });
+        }
         let exit = self.exit(target, test);
+        self.trace.regs = before;
+        if let Some(z) = zero {
+            self.rename(z.tested, if z.taken_if_zero { z.other } else { z.zero });
+        }
         let mut n = Node::new(op, w);
         (n.a, n.b, n.imm, n.aux) = (a, b, imm, exit);
         self.trace.graph.push(n);
+    }
+
+    /// What a comparison with 0 tells about the number compared.
+    fn zero_test(&mut self, test: Test, w: Width, a: Id, b: Id) -> Option<ZeroTest> {
+        let g = &mut self.trace.graph;
+        let whole = w == Width::W64 || g.bits(a) <= 32;
+        let (Test::Compare(cond @ (Cond::E | Cond::Ne)), Some(0), true) = (test, g.constant(b), whole) else {
+            return None;
+        };
+        let other = if g[a].op == Op::Select { g[a].a } else { a };
+        Some(ZeroTest { tested: a, zero: g.konst(0), other, taken_if_zero: cond == Cond::E })
+    }
+
+    /// Lets all registers that hold one node hold another.
+    fn rename(&mut self, from: Id, to: Id) {
+        for r in self.trace.regs[..10].iter_mut().filter(|r| **r == from) {
+            *r = to;
+        }
     }
 
     fn load_imm64(&mut self, insn: Insn, i: u32) -> Result<(), JitError> {
@@ -257,25 +306,15 @@ impl Compiler<'_> {
             0 => ((insn.imm as u32 as u64) | (high as u32 as u64) << 32, Class::Unknown),
             BPF_PSEUDO_MAP_IDX => (map(insn.imm).ok_or(unknown)?.handle, Class::Unknown),
             BPF_PSEUDO_MAP_IDX_VALUE => {
-                let base = map(insn.imm).and_then(|m| m.value).ok_or(unknown)?;
+                let Some(Layout::Array { base, .. }) = map(insn.imm).map(|m| m.layout) else {
+                    return Err(unknown);
+                };
                 (base.wrapping_add(high as u32 as u64), Class::Map)
             }
-            BPF_PSEUDO_FUNC => return self.function_address(insn, i),
             _ => return Err(unknown),
         };
         let id = self.trace.graph.konst(value);
         self.trace.graph[id].class = class;
-        self.set(insn.dst, id);
-        Ok(())
-    }
-
-    fn function_address(&mut self, insn: Insn, i: u32) -> Result<(), JitError> {
-        let start = i64::from(i) + 1 + i64::from(insn.imm);
-        let number = self.source.functions.iter().position(|f| i64::from(*f) == start);
-        let number = number.ok_or(JitError::Unsupported { insn: i, what: "address of a function" })?;
-        let mut n = Node::new(Op::Function, Width::W64);
-        n.imm = number as i64;
-        let id = self.trace.graph.push(n);
         self.set(insn.dst, id);
         Ok(())
     }
@@ -353,7 +392,7 @@ impl Compiler<'_> {
         if known != Class::Unknown {
             return known;
         }
-        let fact = self.source.facts.insn(i).class;
+        let fact = self.source.facts.class(i);
         self.trace.graph[base].class = fact;
         fact
     }
@@ -428,7 +467,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn frame_escapes(&self) -> bool {
+    pub(super) fn frame_escapes(&self) -> bool {
         self.cfg.functions[self.function.number as usize].frame_escapes
     }
 
@@ -466,6 +505,11 @@ impl Compiler<'_> {
     }
 
     fn call(&mut self, insn: Insn, i: u32) -> Result<(), JitError> {
+        if let Some(inline) = plan(self.source, i) {
+            let id = self.inline_call(inline, self.reg(2));
+            self.after_call(id);
+            return Ok(());
+        }
         let (callee, live) = match insn.src {
             0 => (Callee::Helper(insn.imm), 0b11_1110),
             BPF_PSEUDO_CALL => {
@@ -485,19 +529,48 @@ impl Compiler<'_> {
                 *arg = id;
             }
         }
-        let escapes = self.frame_escapes();
+        if callee == Callee::Helper(func::TAIL_CALL) {
+            // The map is known, and perhaps the index.
+            args[1] = Id::NONE;
+            args[2] = if self.source.facts.insn(i).key.is_some() { Id::NONE } else { args[2] };
+        }
+        self.memory_of_call(callee, &args, i);
         let t = &mut self.trace;
-        t.log.call(&mut t.graph, escapes);
         t.ctx_fields = [Id::NONE; 6];
         t.calls.push(CallSite { callee, args, insn: i });
         let mut n = Node::new(Op::Call, Width::W64);
         n.aux = t.calls.len() as u32 - 1;
         let id = t.graph.push(n);
-        self.set(0, id);
+        self.after_call(id);
+        Ok(())
+    }
+
+    /// What a call may read and write of what the trace knows.
+    fn memory_of_call(&mut self, callee: Callee, args: &[Id; 5], i: u32) {
+        let escapes = self.frame_escapes();
+        let map = self.source.facts.insn(i).map.and_then(|m| self.source.maps.get(m as usize));
+        let reads = match (callee, map) {
+            (Callee::Helper(func::MAP_LOOKUP_ELEM | func::MAP_DELETE_ELEM), Some(m)) => [m.key_size, 0],
+            (Callee::Helper(func::MAP_UPDATE_ELEM), Some(m)) => [m.key_size, m.value_size],
+            _ => return self.trace.log.call(&mut self.trace.graph, escapes),
+        };
+        let t = &mut self.trace;
+        for (pointer, size) in args[1..3].iter().zip(reads) {
+            if pointer.is_some() && size > 0 {
+                let (base, disp) = t.graph.address(*pointer, 0);
+                let class = t.graph[*pointer].class;
+                t.log.read_by_call(&mut t.graph, (base, disp, class), size, escapes);
+            }
+        }
+        t.log.fence();
+    }
+
+    /// R0 has the result, and R1 to R5 have nothing.
+    fn after_call(&mut self, result: Id) {
+        self.set(0, result);
         for r in 1..=5 {
             self.set(r, Id::UNDEF);
         }
-        Ok(())
     }
 }
 

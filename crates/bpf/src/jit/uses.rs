@@ -137,6 +137,14 @@ impl Uses {
                     }
                 }
             }
+            Op::HashLookup => {
+                self.calls += 1;
+                let key = if node.b.is_some() { node.b } else { node.a };
+                if node.b.is_some() || node.imm == 0 {
+                    self.hint(&mut t.graph, key, super::hash::KEY);
+                }
+                self.visit(&mut t.graph, key, id);
+            }
             Op::Atomic => {
                 self.fence(id);
                 let site = t.atomics[node.aux as usize];
@@ -223,7 +231,7 @@ impl Uses {
     fn value(&mut self, g: &mut Graph, id: Id) {
         let n = g[id];
         let lazy = n.is(LAZY)
-            || matches!(n.op, Op::Const | Op::Frame | Op::Undef | Op::Function | Op::Input)
+            || matches!(n.op, Op::Const | Op::Frame | Op::Undef | Op::Input)
             || (n.op == Op::Add && n.b == Id::NONE && n.w == Width::W64);
         if lazy {
             g[id].flags |= LAZY | MAIN;
@@ -258,8 +266,10 @@ impl Uses {
     fn pass_hint(&mut self, g: &mut Graph, id: Id) {
         let n = g[id];
         let note = self.notes[id.0 as usize];
-        let overwrites =
-            !matches!(n.op, Op::Load | Op::Const | Op::Frame | Op::Undef | Op::Input | Op::Function);
+        let overwrites = !matches!(
+            n.op,
+            Op::Load | Op::Const | Op::Frame | Op::Undef | Op::Input | Op::RunField | Op::Select | Op::Slot
+        );
         if overwrites && note.hinted && n.a.is_some() && n.hint != NO_HINT {
             self.hint(g, n.a, Gpr::from_number(n.hint));
         }

@@ -28,6 +28,11 @@ impl Seed {
         self.0
     }
 
+    /// What the hash of a key of another length ends with: `fold(acc ^ seed[1], LAST)`, where `acc` starts
+    /// as `seed[0] ^ length` and takes in 16 bytes, the last filled up with zeroes, at a time: `acc =
+    /// fold(first 8 ^ acc, second 8 ^ seed[1])`.
+    pub const LAST: u64 = PI[2];
+
     /// The hash of a key.
     #[must_use]
     #[inline]

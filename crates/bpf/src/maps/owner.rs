@@ -12,6 +12,7 @@ use crate::vm::Program;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
     frags: bool,
+    compiled: bool,
     attach_type: Option<AttachType>,
 }
 
@@ -28,8 +29,11 @@ impl Map {
         }
         // Devmaps hold programs of another attach type than those that use them.
         let by_attach_type = self.def.map_type == MapType::ProgArray;
-        let wanted =
-            Owner { frags: program.has_frags(), attach_type: by_attach_type.then(|| program.attach_type()) };
+        let wanted = Owner {
+            frags: program.has_frags(),
+            compiled: program.compiled().is_some(),
+            attach_type: by_attach_type.then(|| program.attach_type()),
+        };
         let mut owner = self.owner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *owner.get_or_insert(wanted) == wanted
     }

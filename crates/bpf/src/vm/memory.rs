@@ -103,6 +103,24 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
         Self { table: None, buff, owned, fragments, ctx: 0, packet: 0, attach_type, owner: PhantomData }
     }
 
+    /// Where the packet's address is kept, for compiled programs.
+    pub(super) const OFF_BUFF: usize = std::mem::offset_of!(Self, buff);
+
+    /// The packet's address, as compiled programs get it.
+    pub(super) fn buff_ptr(&mut self) -> *mut XdpBuff<'q> {
+        std::ptr::from_mut(self.buff)
+    }
+
+    /// Puts the packet back that compiled code has exchanged for others.
+    ///
+    /// # Safety
+    ///
+    /// It must be what [`GuestMemory::buff_ptr`] answered before.
+    pub(super) unsafe fn restore_buff(&mut self, buff: *mut XdpBuff<'q>) {
+        // SAFETY: the caller's promise: it was borrowed for `'r`, and nobody else got it meanwhile.
+        self.buff = unsafe { &mut *buff };
+    }
+
     /// Where a checked run keeps a pointer that the program's instructions name, 0 if it is not known yet.
     #[inline]
     pub(super) fn constant(&mut self, program: usize, index: usize) -> Option<&mut u64> {

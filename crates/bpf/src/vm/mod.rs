@@ -18,8 +18,7 @@ pub use fault::{Access, Fault, FaultKind};
 pub use interp::{Observer, Profile, Step};
 pub use memory::{GuestMemory, PacketBounds, RegionKind};
 #[cfg(test)]
-pub(crate) use native::call_in_test;
-pub use native::{NativeRun, abi, call};
+pub(crate) use native::{abi_in_test, run_in_test};
 pub use program::{Callback, HelperFn, LinkError, Program, Symbols};
 pub use regions::Scratch;
 pub use run::Run;

@@ -13,6 +13,7 @@ use super::check::check;
 use super::interp::{Code, THROW, decode};
 use super::{Fault, Run};
 use crate::insn::Insn;
+use crate::jit::Compiled;
 use crate::maps::{Map, MapDef};
 use crate::object::{AttachType, ProgramSpec, Subprog};
 use crate::verifier::Verified;
@@ -43,6 +44,9 @@ pub struct Program {
     helpers: Box<[Option<HelperFn>]>,
     kfuncs: Box<[Option<HelperFn>]>,
     verified: Option<Verified>,
+    /// Its machine code, and that one's address for tail calls; 0 without.
+    pub(super) native: Option<Compiled>,
+    pub(super) entry: u64,
 }
 
 /// A program cannot be made runnable.
@@ -91,6 +95,8 @@ impl Program {
             helpers,
             kfuncs,
             verified: None,
+            native: None,
+            entry: 0,
         })
     }
 

@@ -31,7 +31,7 @@ pub struct Run<'r, 'q> {
     pub(super) observer: Option<&'r mut dyn Observer>,
     /// How compiled programs enter a function.
     pub(super) compiled: Option<EnterFn>,
-    cpu: u32,
+    pub(super) cpu: u32,
     references: Vec<Reference<'r>>,
 }
 
@@ -79,7 +79,6 @@ impl<'r, 'q> Run<'r, 'q> {
 
     /// A run of compiled code, which makes no checks; `None` if nothing proves that it may. Pointers are
     /// the host's, but for functions: those are named as in checked runs.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for compiled programs, which do not call helpers yet"))]
     pub(crate) fn unchecked(
         program: &'r Arc<Program>,
         guard: &'r Guard,
@@ -104,12 +103,6 @@ impl<'r, 'q> Run<'r, 'q> {
             cpu,
             references: Vec::new(),
         })
-    }
-
-    /// Goes on with another program, for the tail calls of compiled code, which counts them here.
-    #[expect(dead_code, reason = "for compiled programs, which do not call helpers yet")]
-    pub(crate) fn set_program(&mut self, program: &'r Arc<Program>, tail_calls: u32) {
-        (self.program, self.tail_calls) = (program, tail_calls);
     }
 
     /// Stops the run with [`FaultKind::OutOfFuel`] after about so many instructions: it is noticed where

@@ -572,6 +572,31 @@ impl Asm {
         self.emit(&Ins::legacy(0xf2, w.wide(), 0x0f_38f1, dst.n(), Rm::Mem(mem), None));
     }
 
+    /// The lowest 16 bits of a register to all eight lanes of xmm0.
+    pub(crate) fn broadcast16_xmm0(&mut self, src: Gpr) {
+        // movd xmm0, src
+        self.emit(&Ins::legacy(P66, false, 0x0f6e, 0, Rm::Reg(src.n()), None));
+        // pshuflw xmm0, xmm0, 0
+        self.plain(&[0xf2, 0x0f, 0x70, 0xc0, 0x00]);
+        // punpcklqdq xmm0, xmm0
+        self.plain(&[0x66, 0x0f, 0x6c, 0xc0]);
+    }
+
+    /// `pcmpeqw xmm0, [mem]`; the address must be a multiple of 16.
+    pub(crate) fn equal16_xmm0(&mut self, mem: Mem) {
+        self.emit(&Ins::legacy(P66, false, 0x0f75, 0, Rm::Mem(mem), None));
+    }
+
+    /// `pmovmskb dst, xmm0`: the highest bit of each byte.
+    pub(crate) fn mask_xmm0(&mut self, dst: Gpr) {
+        self.emit(&Ins::legacy(P66, false, 0x0fd7, dst.n(), Rm::Reg(0), None));
+    }
+
+    /// `bsf dst, src`: the number of the lowest bit of a number that is not 0.
+    pub(crate) fn bsf(&mut self, dst: Gpr, src: Gpr) {
+        self.emit(&Ins::legacy(NONE, false, 0x0fbc, dst.n(), Rm::Reg(src.n()), None));
+    }
+
     /// `xorps xmm0, xmm0`.
     pub(crate) fn zero_xmm0(&mut self) {
         self.plain(&[0x0f, 0x57, 0xc0]);

@@ -119,13 +119,24 @@ impl Asm {
         base + item.pos + layout.before[k]
     }
 
+    /// Whether nothing but padding lies between an item and a label: then it is as well to run through it.
+    fn is_padding_to(&self, to: Label, items: &[Item], k: usize, layout: &Layout) -> bool {
+        let place = self.place(to);
+        let end = layout.index(place.cold, place.item);
+        let same_stream = place.cold == (k >= layout.hot_items);
+        let padding = |i: &Item| matches!(i.kind, ItemKind::Align(_)) && i.pos == place.pos;
+        same_stream && items[k].pos == place.pos && end > k && items[k + 1..end].iter().all(padding)
+    }
+
     fn shorten(&self, items: &[Item], layout: &mut Layout) {
         for (k, item) in items.iter().enumerate() {
             let (ItemKind::Jmp(to) | ItemKind::Jcc(_, to)) = item.kind else { continue };
             let size = layout.sizes[k];
             let end = self.item_offset(k, item, layout) + size;
             let distance = i64::from(layout.offset(self.place(to))) - i64::from(end);
-            if distance == 0 && matches!(item.kind, ItemKind::Jmp(_)) {
+            let only_padding =
+                matches!(item.kind, ItemKind::Jmp(_)) && self.is_padding_to(to, items, k, layout);
+            if only_padding {
                 layout.sizes[k] = 0;
             } else if size > u32::from(SHORT) && (-128..128).contains(&distance) {
                 layout.sizes[k] = u32::from(SHORT);

@@ -102,6 +102,11 @@ impl Asm {
         }
     }
 
+    /// Where the next instruction goes; the same as before only if there was none since.
+    pub(crate) fn here(&self) -> (bool, usize, usize) {
+        (self.in_cold, self.out.len, self.out.items.len())
+    }
+
     fn item(&mut self, kind: ItemKind) {
         self.out.items.push(Item { pos: self.out.len as u32, kind });
     }

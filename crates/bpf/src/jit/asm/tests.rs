@@ -351,6 +351,22 @@ fn other_forms_with_memory() {
 }
 
 #[test]
+fn forms_of_vectors() {
+    for r in Gpr::ALL {
+        let n = reg(Width::W32, r);
+        let broadcast = disassemble(&bytes_of(|s| s.broadcast16_xmm0(r)), 0);
+        assert_eq!(broadcast, [&format!("movd xmm0,{n}"), "pshuflw xmm0,xmm0,0", "punpcklqdq xmm0,xmm0"]);
+        assert_eq!(text_of(|s| s.mask_xmm0(r)), format!("pmovmskb {n},xmm0"));
+    }
+    for (a, b) in pairs() {
+        assert_eq!(text_of(|s| s.bsf(a, b)), format!("bsf {},{}", reg(Width::W32, a), reg(Width::W32, b)));
+    }
+    for (mem, text) in mems().into_iter().step_by(7) {
+        assert_eq!(text_of(|s| s.equal16_xmm0(mem)), format!("pcmpeqw xmm0,{text}"));
+    }
+}
+
+#[test]
 fn forms_without_operands() {
     assert_eq!(text_of(|s| s.sign_into_rdx(Width::W64)), "cqo");
     assert_eq!(text_of(|s| s.sign_into_rdx(Width::W32)), "cdq");
@@ -388,6 +404,20 @@ fn a_jump_to_the_next_instruction_vanishes() {
     asm.bind(next);
     asm.ret();
     assert_eq!(asm.link(&[], 0).expect("no calls").bytes, [0xc3]);
+}
+
+#[test]
+fn padding_is_run_through_instead_of_jumped_over() {
+    let mut asm = Asm::default();
+    let aligned = asm.label();
+    asm.zero(Gpr::Rax);
+    asm.jmp(aligned);
+    asm.align(4);
+    asm.bind(aligned);
+    asm.ret();
+    let linked = asm.link(&[], 0).expect("no calls");
+    assert_eq!((linked.offset(aligned), linked.bytes.len()), (Some(16), 17));
+    assert!(disassemble(&linked.bytes, 0).iter().all(|t| !t.starts_with("jmp")));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use uapi::bpf::*;
 
 use crate::insn::Insn;
-use crate::jit::{Class, InsnFact};
+use crate::verifier::{InsnFact, Place};
 
 /// A small generator of random numbers (xorshift64*).
 pub(super) struct Rng(u64);
@@ -96,22 +96,22 @@ pub(super) fn program(seed: u64) -> Generated {
 
 impl Gen {
     fn push(&mut self, code: u8, dst: u8, src: u8, off: i16, imm: i32) {
-        self.push_fact(Insn::new(code, dst, src, off, imm), Class::Unknown);
+        self.push_fact(Insn::new(code, dst, src, off, imm), Place::Other);
     }
 
-    fn push_fact(&mut self, insn: Insn, class: Class) {
-        let class = if self.tell || class == Class::Ctx { class } else { Class::Unknown };
+    fn push_fact(&mut self, insn: Insn, place: Place) {
+        let place = if self.tell || place == Place::Ctx { place } else { Place::Other };
         self.out.push(insn);
-        self.facts.push(InsnFact { class, dead: false });
+        self.facts.push(InsnFact { place, reached: true, ..InsnFact::default() });
     }
 
     fn memory(&mut self, code: u8, (dst, src): (u8, u8), off: i16, imm: i32, base: u8) {
-        let class = match base {
-            PACKET => Class::Packet,
-            CTX | 1 => Class::Ctx,
-            _ => Class::Stack,
+        let place = match base {
+            PACKET => Place::Packet,
+            CTX | 1 => Place::Ctx,
+            _ => Place::Stack,
         };
-        self.push_fact(Insn::new(code, dst, src, off, imm), class);
+        self.push_fact(Insn::new(code, dst, src, off, imm), place);
     }
 
     fn prologue(&mut self) {

@@ -13,7 +13,7 @@ use super::*;
 use crate::host::{Clock, Host};
 use crate::object::{ProgramSpec, Subprog};
 use crate::redirect::RedirectInfo;
-use crate::vm::{Program, Run, Scratch, Symbols, abi, call_in_test};
+use crate::vm::{Program, Run, Scratch, Symbols, run_in_test};
 
 const RXQ: RxqInfo = RxqInfo { ifindex: 7, queue_index: 3, mem_type: 0, frag_size: 4096 };
 const PACKET: usize = 256;
@@ -64,7 +64,7 @@ fn link(g: &Generated) -> Arc<Program> {
 
 fn source<'a>(g: &'a Generated) -> Source<'a> {
     let facts = Facts { insns: &g.facts, stack: &[] };
-    Source { insns: &g.insns, functions: &g.functions, facts, maps: &[], abi: abi() }
+    Source { functions: &g.functions, facts, ..Source::bare(&g.insns) }
 }
 
 /// Machine code as text.
@@ -88,7 +88,7 @@ fn difference(g: &Generated, cpu: Features) -> Option<String> {
     for input in 0..3 {
         let expected = interpret(&program, input)?;
         let mut buff = buff(input);
-        let result = call_in_test(&compiled, &mut buff);
+        let result = run_in_test(&compiled, &mut buff);
         let got = (result, buff.linear().to_vec());
         if got != expected {
             let at = (0..PACKET).find(|i| got.1[*i] != expected.1[*i]);

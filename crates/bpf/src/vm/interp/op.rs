@@ -60,5 +60,5 @@ pub(in crate::vm) struct Code {
     /// The offset of a load or store; how far a jump goes from the next instruction; what a call calls.
     pub(super) off: i32,
     /// The immediate, sign-extended.
-    pub(super) imm: i64,
+    pub(in crate::vm) imm: i64,
 }
