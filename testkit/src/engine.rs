@@ -6,6 +6,7 @@ use bpf::Insn;
 use bpf::host::{Clock, Host};
 use bpf::object::ProgramSpec;
 use bpf::redirect::RedirectInfo;
+use bpf::verifier::{self, Input};
 use bpf::vm::{Fault, HelperFn, LinkError, Program, Run, Scratch, Symbols};
 use mem::{Frame, RxqInfo, XdpBuff};
 use uapi::bpf::func;
@@ -50,6 +51,34 @@ pub fn symbols() -> Symbols {
 /// Why they are no program.
 pub fn link(insns: &[Insn]) -> Result<Arc<Program>, LinkError> {
     Program::link(&ProgramSpec::bare("test", insns.to_vec()), 1, &[], symbols()).map(Arc::new)
+}
+
+/// Verifies bare instructions and makes machine code of them.
+///
+/// # Errors
+///
+/// Why the verifier refuses them, or why they cannot be compiled.
+pub fn compile(insns: &[Insn]) -> Result<Arc<Program>, String> {
+    let spec = ProgramSpec::bare("test", insns.to_vec());
+    let input = Input::of_program(&spec, &[], "GPL", None, None);
+    let verified = verifier::verify(&input, &verifier::Options::default()).map_err(|e| e.to_string())?;
+    let mut program = Program::link_verified(&spec, 1, &[], verified).map_err(|e| e.to_string())?;
+    program.compile(false).map_err(|e| e.to_string())?;
+    Ok(Arc::new(program))
+}
+
+/// Runs a compiled program once: R0 and the packet afterwards.
+///
+/// # Panics
+///
+/// If the program is not compiled.
+pub fn run_compiled(program: &Arc<Program>, data: &[u8]) -> (u64, Vec<u8>) {
+    let mut buff = packet(data);
+    let (mut redirect, mut host) = (RedirectInfo::default(), FixedHost::default());
+    let guard = mem::epoch::pin();
+    let run = Run::compiled(program, &guard, &mut buff, &mut redirect, &mut host);
+    let r0 = run.expect("it is compiled").execute().expect("compiled code does not fault");
+    (r0, buff.to_vec())
 }
 
 /// A packet of exactly these bytes.

@@ -1,4 +1,4 @@
-//! testdata/isa on the checked interpreter and on the running kernel.
+//! testdata/isa on the checked interpreter, compiled, and on the running kernel.
 
 use std::path::Path;
 
@@ -45,6 +45,20 @@ fn refused(e: &ProgError) -> String {
     format!("is refused with {}: {}", e.errno, lines.into_iter().rev().collect::<Vec<_>>().join(" / "))
 }
 
+/// What the verifier refuses is not compiled; then the kernel has to refuse it as well.
+fn compiled(case: &Case) -> Result<(), String> {
+    let Expect::Result(expected) = case.expect else { return Ok(()) };
+    let program = match engine::compile(&with_prolog(&case.insns, case.mem.len())) {
+        Ok(program) => program,
+        Err(_) if case.engine_only => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    match engine::run_compiled(&program, &case.mem) {
+        (r0, after) if r0 == expected => check_after(case, &after),
+        (r0, _) => Err(format!("gives {r0:#x}")),
+    }
+}
+
 fn on_the_kernel(case: &Case) -> Result<(), String> {
     if let Expect::Error(expected) = &case.expect {
         return match refusal(&case.insns) {
@@ -76,6 +90,11 @@ fn all(run: impl Fn(&Case) -> Result<(), String>) {
 #[test]
 fn the_interpreter_agrees_with_every_case() {
     all(on_the_interpreter);
+}
+
+#[test]
+fn compiled_code_agrees_with_every_case() {
+    all(compiled);
 }
 
 #[test]

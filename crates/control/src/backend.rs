@@ -52,8 +52,11 @@ pub enum EngineKind {
     /// The checked interpreter, the reference.
     #[default]
     Interp,
-    /// Compiled to machine code.
+    /// Compiled to machine code; what cannot be compiled is refused.
     Jit,
+    /// Compiled where processor and programs allow it, else interpreted: [`Loaded::engine`] and
+    /// [`Loaded::warnings`] tell.
+    Auto,
 }
 
 impl EngineKind {
@@ -63,6 +66,7 @@ impl EngineKind {
         match self {
             Self::Interp => "interp",
             Self::Jit => "jit",
+            Self::Auto => "auto",
         }
     }
 }
@@ -74,6 +78,11 @@ pub trait Loaded {
 
     /// Maps, in the order of the object.
     fn maps(&self) -> &[MapInfo];
+
+    /// How the programs run, if the engine runs them.
+    fn engine(&self) -> EngineKind {
+        EngineKind::Interp
+    }
 
     /// What a user should know of the load although it succeeded, one sentence each.
     fn warnings(&self) -> &[String] {

@@ -19,7 +19,7 @@ fn path(name: &str) -> PathBuf {
 fn homes() -> Vec<(&'static str, Box<dyn Backend>, EngineKind)> {
     let engine = || backends::engine(&EngineSettings::default()).expect("an empty network");
     let mut homes = vec![("interp", engine(), EngineKind::Interp)];
-    if backends::default_engine() == EngineKind::Jit {
+    if bpf::jit::Features::detect().is_some() {
         homes.push(("jit", engine(), EngineKind::Jit));
     }
     match backends::kernel() {

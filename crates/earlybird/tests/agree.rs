@@ -89,3 +89,8 @@ fn agree(engine: EngineKind) {
 fn interpreter_and_kernel_agree_on_every_program_and_capture() {
     agree(EngineKind::Interp);
 }
+
+#[test]
+fn compiled_code_and_kernel_agree_on_every_program_and_capture() {
+    agree(EngineKind::Jit);
+}

@@ -32,10 +32,19 @@ impl Default for EngineSettings {
 ///
 /// What contradicts itself in the description of the network.
 pub fn engine(settings: &EngineSettings) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(own_engine(settings)?))
+}
+
+/// The engine, as itself.
+///
+/// # Errors
+///
+/// As [`engine`].
+pub fn own_engine(settings: &EngineSettings) -> Result<EngineBackend> {
     let net = Arc::new(NetTables::new(&settings.net)?);
     let mut engine = EngineBackend::new(possible_cpus(), settings.seed, net);
     engine.kernel_btf = linux::host::vmlinux().ok().or_else(|| Target::bundled().btf);
-    Ok(Box::new(engine))
+    Ok(engine)
 }
 
 /// The running kernel.
@@ -54,8 +63,8 @@ pub fn possible_cpus() -> u32 {
     linux::sys::possible_cpus()
 }
 
-/// The engine's own choice where the user makes none.
+/// How programs run where the user makes no choice: compiled where they can be.
 #[must_use]
 pub const fn default_engine() -> EngineKind {
-    EngineKind::Interp
+    EngineKind::Auto
 }

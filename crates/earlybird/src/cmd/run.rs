@@ -206,8 +206,9 @@ fn load(
     let mut homes = LoadedHomes { engine: None, kernel: None };
     if args.backend != Where::Kernel {
         let settings = EngineSettings { seed: args.seed, net: network(args)? };
-        let loaded = fill(&mut *backends::engine(&settings)?, &options(false))?;
-        homes.engine = Some((loaded, engine_kind.name().to_owned()));
+        let loaded = fill(&mut *backends::engine(&settings)?, &options(both))?;
+        let name = loaded.engine().name().to_owned();
+        homes.engine = Some((loaded, name));
     }
     if args.backend != Where::Engine {
         homes.kernel = Some(fill(&mut *backends::kernel()?, &options(both))?);

@@ -11,7 +11,7 @@ use uapi::bpf::MapType;
 
 use super::EngineBackend;
 
-/// Creates all maps and fills the data sections.
+/// Creates all maps, fills the data sections and freezes those that are constant.
 pub(super) fn create_all(backend: &mut EngineBackend, spec: &ObjectSpec) -> Result<Vec<Arc<Map>>, LoadError> {
     spec.maps.iter().map(|map| create(backend, spec, map)).collect()
 }
@@ -31,6 +31,10 @@ fn create(backend: &mut EngineBackend, spec: &ObjectSpec, map: &MapSpec) -> Resu
     if let MapContents::Data(bytes) = &map.contents {
         let filled = created.open().update_elem(&0_u32.to_le_bytes(), bytes, 0);
         filled.map_err(|errno| refused(errno, format!("its contents do not fit: {errno}")))?;
+    }
+    if map.frozen {
+        // Before programs are linked, whose proofs may take what is in it for constants.
+        created.open().freeze().map_err(|errno| refused(errno, format!("freezing: {errno}")))?;
     }
     Ok(created)
 }

@@ -1,7 +1,7 @@
 //! [`EngineBackend`]: an [`ObjectSpec`] becomes maps and programs of the engine.
 //!
-//! The order is libbpf's: maps with what their data sections hold, programs, what program arrays and
-//! maps of maps hold, freezing. `object` runs what was loaded.
+//! The order is libbpf's: maps with what their data sections hold, frozen where that is constant, programs,
+//! what program arrays and maps of maps hold. `object` runs what was loaded.
 
 mod maps;
 mod object;
@@ -9,10 +9,13 @@ mod refs;
 mod verify;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bpf::btf::Btf;
+use bpf::jit::JitError;
 use bpf::maps::Map;
 use bpf::object::{ObjectSpec, ProgramSpec};
+use bpf::verifier::Verified;
 use bpf::vm::{Program, Symbols};
 use control::{Backend, EngineKind, LoadError, LoadOptions, Loaded, ProgramInfo, Verification};
 use uapi::Errno;
@@ -48,6 +51,79 @@ impl EngineBackend {
         self.next_id += 1;
         self.next_id
     }
+
+    /// As [`Backend::load`], with all that the engine knows of what it loaded.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn load_object(
+        &mut self,
+        spec: &ObjectSpec,
+        options: &LoadOptions,
+    ) -> Result<EngineObject, LoadError> {
+        let compiled = match options.engine {
+            EngineKind::Interp => None,
+            EngineKind::Auto if options.unverified => None,
+            EngineKind::Jit | EngineKind::Auto => {
+                let first_id = self.next_id;
+                match self.load_as(spec, options, EngineKind::Jit)? {
+                    Ok(object) => return Ok(object),
+                    Err(refusal) if options.engine == EngineKind::Jit => {
+                        let reason = format!("{refusal}; the interpreter runs it (--engine interp)");
+                        return Err(refused(&refusal.program, Errno::EOPNOTSUPP, reason));
+                    }
+                    Err(refusal) => {
+                        self.next_id = first_id;
+                        Some(refusal)
+                    }
+                }
+            }
+        };
+        let object = self.load_as(spec, options, EngineKind::Interp)?;
+        let object = object.expect("nothing is compiled");
+        Ok(match compiled {
+            Some(refusal) => object.with_warning(format!("programs are interpreted: {refusal}")),
+            None => object,
+        })
+    }
+
+    /// Loads everything for one engine, because compiled programs and others cannot call each other. The inner
+    /// error is of a program that cannot be compiled.
+    fn load_as(
+        &mut self,
+        spec: &ObjectSpec,
+        options: &LoadOptions,
+        engine: EngineKind,
+    ) -> Result<Result<EngineObject, NotCompiled>, LoadError> {
+        let maps = maps::create_all(self, spec)?;
+        let (mut programs, mut compile_times) = (Vec::new(), Vec::new());
+        for wanted in spec.programs_with_slots(&options.programs).map_err(no_program)? {
+            let verified = if options.unverified { None } else { Some(verify::check(self, spec, wanted)?) };
+            let id = self.new_id();
+            let mut program = link(wanted, id, &maps, verified)?;
+            if engine == EngineKind::Jit {
+                let started = Instant::now();
+                if let Err(why) = program.compile(options.scripted) {
+                    return Ok(Err(NotCompiled { program: wanted.name.clone(), why }));
+                }
+                compile_times.push(started.elapsed());
+            }
+            programs.push((Arc::new(program), info(wanted, id)));
+        }
+        let object = EngineObject::new(self, spec, maps, programs, options.unverified);
+        let object = object.with_compile_times(compile_times);
+        object.fill_slots(spec)?;
+        Ok(Ok(object))
+    }
+}
+
+/// A program that the interpreter has to run.
+#[derive(Debug, thiserror::Error)]
+#[error("{program}: {why}")]
+struct NotCompiled {
+    program: String,
+    why: JitError,
 }
 
 impl Backend for EngineBackend {
@@ -60,19 +136,7 @@ impl Backend for EngineBackend {
     }
 
     fn load(&mut self, spec: &ObjectSpec, options: &LoadOptions) -> Result<Box<dyn Loaded>, LoadError> {
-        let maps = maps::create_all(self, spec)?;
-        let mut programs = Vec::new();
-        for wanted in spec.programs_with_slots(&options.programs).map_err(no_program)? {
-            if !options.unverified {
-                verify::check(self, spec, wanted)?;
-            }
-            let id = self.new_id();
-            programs.push((link(wanted, id, &maps, options)?, info(wanted, id)));
-        }
-        let object = EngineObject::new(self, spec, maps, programs, options.unverified);
-        object.fill_slots(spec)?;
-        object.freeze(spec)?;
-        Ok(Box::new(object))
+        self.load_object(spec, options).map(|object| Box::new(object) as Box<dyn Loaded>)
     }
 
     fn verify(
@@ -99,21 +163,23 @@ fn info(spec: &ProgramSpec, id: u32) -> ProgramInfo {
     ProgramInfo { name: spec.name.clone(), section: spec.section.clone(), id }
 }
 
+fn refused(program: &str, errno: Errno, reason: String) -> LoadError {
+    LoadError::Program { program: program.to_owned(), errno, reason, log: String::new() }
+}
+
 fn link(
     spec: &ProgramSpec,
     id: u32,
     maps: &[Arc<Map>],
-    options: &LoadOptions,
-) -> Result<Arc<Program>, LoadError> {
-    let refused =
-        |errno, reason| LoadError::Program { program: spec.name.clone(), errno, reason, log: String::new() };
-    if options.engine == EngineKind::Jit {
-        let reason = "the engine has no compiler yet; run it in the interpreter".to_owned();
-        return Err(refused(Errno::EOPNOTSUPP, reason));
-    }
+    verified: Option<Verified>,
+) -> Result<Program, LoadError> {
     let symbols = Symbols { helper: bpf::helpers::helper, kfunc: bpf::kfuncs::kfunc };
-    Program::link(spec, id, maps, symbols).map(Arc::new).map_err(|e| {
+    let linked = match verified {
+        Some(verified) => Program::link_verified(spec, id, maps, verified),
+        None => Program::link(spec, id, maps, symbols),
+    };
+    linked.map_err(|e| {
         let at = e.insn.map(|insn| format!("insn {insn}: ")).unwrap_or_default();
-        refused(e.errno, format!("{at}{}", e.message))
+        refused(&spec.name, e.errno, format!("{at}{}", e.message))
     })
 }

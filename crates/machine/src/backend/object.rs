@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bpf::helpers::Timers;
 use bpf::host::Host;
 use bpf::maps::{Map, MapFd};
 use bpf::object::{ObjectSpec, SlotRef};
 use bpf::vm::Program;
-use control::{LoadError, Loaded, MapInfo, OutputEvent, ProgramInfo, TestRun, TestRunError, TestRunOutput};
+use control::{
+    EngineKind, LoadError, Loaded, MapInfo, OutputEvent, ProgramInfo, TestRun, TestRunError, TestRunOutput,
+};
 use uapi::Errno;
 
 use super::EngineBackend;
@@ -27,6 +30,9 @@ pub struct EngineObject {
     refs: EngineRefs,
     host: SeededHost,
     runner: Runner,
+    /// By program; empty if they are interpreted.
+    compile_times: Vec<Duration>,
+    warnings: Vec<String>,
 }
 
 /// Instructions after which a run of a program that was not verified is stopped.
@@ -63,7 +69,28 @@ impl EngineObject {
             refs,
             host,
             runner: if unverified { Runner::with_fuel(UNVERIFIED_FUEL) } else { Runner::new() },
+            compile_times: Vec::new(),
+            warnings: Vec::new(),
         }
+    }
+
+    /// Notes how long each program took to compile.
+    pub(super) fn with_compile_times(mut self, compile_times: Vec<Duration>) -> Self {
+        self.compile_times = compile_times;
+        self
+    }
+
+    /// Notes what the user should know.
+    pub(super) fn with_warning(mut self, warning: String) -> Self {
+        self.warnings.push(warning);
+        self
+    }
+
+    /// How long it took to compile the program of a name; `None` if it is interpreted.
+    #[must_use]
+    pub fn compile_time(&self, name: &str) -> Option<Duration> {
+        let at = self.program_infos.iter().position(|p| p.name == name)?;
+        self.compile_times.get(at).copied()
     }
 
     /// Fills maps of maps and program arrays as the object's initialisers say, and gives each CPU a ring in
@@ -94,14 +121,6 @@ impl EngineObject {
                 map.update_with(&self.refs, &key.to_le_bytes(), &number.to_le_bytes(), 0)
                     .map_err(|errno| error(map_spec, errno, &format!("slot {key}")))?;
             }
-        }
-        Ok(())
-    }
-
-    /// Freezes `.rodata` and `.kconfig`.
-    pub(super) fn freeze(&self, spec: &ObjectSpec) -> Result<(), LoadError> {
-        for (map_spec, map) in spec.maps.iter().zip(&self.maps).filter(|(s, _)| s.frozen) {
-            map.freeze().map_err(|errno| error(map_spec, errno, "freezing"))?;
         }
         Ok(())
     }
@@ -148,6 +167,14 @@ impl Loaded for EngineObject {
 
     fn maps(&self) -> &[MapInfo] {
         &self.map_infos
+    }
+
+    fn engine(&self) -> EngineKind {
+        if self.compile_times.is_empty() { EngineKind::Interp } else { EngineKind::Jit }
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn test_run(&mut self, program: &str, request: &TestRun) -> Result<TestRunOutput, TestRunError> {

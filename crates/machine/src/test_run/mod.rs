@@ -102,6 +102,9 @@ impl Runner {
         redirect: &mut RedirectInfo,
         host: &mut dyn Host,
     ) -> Result<u64, Fault> {
+        if let Some(mut run) = Run::compiled(program, guard, buff, redirect, host) {
+            return run.execute();
+        }
         let run = Run::checked(program, guard, &mut self.scratch, buff, redirect, host);
         match self.fuel {
             Some(fuel) => run.with_fuel(fuel).execute(),
