@@ -1,5 +1,6 @@
 //! One file per subcommand. Exit status: 0 done, 1 could not, 2 usage, 3 the backends differ.
 
+mod bench;
 mod generate;
 mod run;
 mod verify;
@@ -20,6 +21,8 @@ struct Args {
 enum Command {
     Run(Box<run::RunArgs>),
     Verify(verify::VerifyArgs),
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -47,6 +50,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Completions(args) => {
             generate::completions(&args, Args::command());
             Ok(())

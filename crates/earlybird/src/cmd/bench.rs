@@ -1,0 +1,21 @@
+//! `earlybird bench`: what programs cost, on each engine, in one run on one machine.
+
+mod exec;
+mod report;
+
+use clap::Subcommand;
+
+use super::Failure;
+
+/// Measure what programs cost
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    Exec(exec::ExecArgs),
+}
+
+/// Runs the command.
+pub(crate) fn run(command: &BenchCommand) -> Result<(), Failure> {
+    match command {
+        BenchCommand::Exec(args) => exec::run(args),
+    }
+}
