@@ -2,10 +2,12 @@
 // UNSAFETY: maps pages and unmaps them, and shows them as a `SharedSlice`.
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use crate::SharedSlice;
 
@@ -14,10 +16,18 @@ pub const PAGE_SIZE: usize = 4096;
 
 /// A mapping of whole pages, unmapped when dropped. Everyone else who can write it is kept out of the
 /// way by looking at it through [`SharedMem::view`] only.
-#[derive(Debug)]
 pub struct SharedMem {
     ptr: NonNull<u8>,
     len: usize,
+    owner: Owner,
+}
+
+/// What keeps the pages mapped.
+enum Owner {
+    /// The value itself.
+    Mapping,
+    /// Another value; and what else is to live as long.
+    Alias(Arc<SharedMem>, Arc<dyn Any + Send + Sync>),
 }
 
 // SAFETY: the mapping is owned, not bound to a thread, and only accessed atomically.
@@ -104,7 +114,14 @@ impl SharedMem {
             return Err(io::Error::last_os_error());
         }
         let ptr = NonNull::new(p.cast()).ok_or_else(invalid)?;
-        Ok(Self { ptr, len })
+        Ok(Self { ptr, len, owner: Owner::Mapping })
+    }
+
+    /// The same memory once more, with something that lives at least as long as this value of it: as a
+    /// mapping of a ring holds its socket open.
+    #[must_use]
+    pub fn alias(self: &Arc<Self>, keep: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { ptr: self.ptr, len: self.len, owner: Owner::Alias(self.clone(), keep) }
     }
 
     /// Length, bytes: a multiple of [`PAGE_SIZE`].
@@ -141,8 +158,18 @@ const SIZE_SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_S
 
 impl Drop for SharedMem {
     fn drop(&mut self) {
-        // SAFETY: the whole of our own mapping; no view of it outlives `self`.
-        unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.len) };
+        if matches!(self.owner, Owner::Mapping) {
+            // SAFETY: the whole of our own mapping; no view of it outlives `self`, and aliases hold `self`.
+            unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+impl std::fmt::Debug for SharedMem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Naming both parts says that they are there to be held.
+        let alias = matches!(&self.owner, Owner::Alias(_memory, _keep));
+        f.debug_struct("SharedMem").field("len", &self.len).field("alias", &alias).finish()
     }
 }
 
@@ -171,6 +198,18 @@ mod tests {
         file.set_len(4096).unwrap();
         let refused = SharedMem::from_memfd(file.as_fd()).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn an_alias_keeps_what_it_was_given() {
+        let a = Arc::new(SharedMem::anonymous(8).unwrap());
+        let kept = Arc::new(7);
+        let b = a.alias(kept.clone());
+        drop(a);
+        b.view().write_u8(0, 3);
+        assert_eq!((b.view().read_u8(0), Arc::strong_count(&kept)), (3, 2));
+        drop(b);
+        assert_eq!(Arc::strong_count(&kept), 1);
     }
 
     #[test]

@@ -9,12 +9,22 @@ use uapi::Errno;
 
 /// Where sockets are opened.
 pub trait Home: Send + Sync {
-    /// Opens an AF_XDP socket: socket(2).
+    /// socket(2) of the family `AF_XDP`.
     ///
     /// # Errors
     ///
-    /// The kernel's errno: `EPERM` without `CAP_NET_RAW`.
-    fn open(&self) -> Result<Arc<dyn RawSocket>, Errno>;
+    /// The kernel's errno: `EPERM` without `CAP_NET_RAW`, `ESOCKTNOSUPPORT` for another type than `SOCK_RAW`,
+    /// `EPROTONOSUPPORT` for a protocol.
+    fn socket(&self, kind: i32, protocol: i32) -> Result<Arc<dyn RawSocket>, Errno>;
+
+    /// Opens a socket of the only type and protocol that there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Home::socket`].
+    fn open(&self) -> Result<Arc<dyn RawSocket>, Errno> {
+        self.socket(libc::SOCK_RAW, 0)
+    }
 }
 
 /// What a socket is ready for, as poll(2) counts it.

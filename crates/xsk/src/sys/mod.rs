@@ -28,9 +28,9 @@ struct KernelSocket {
 }
 
 impl Home for KernelHome {
-    fn open(&self) -> Result<Arc<dyn RawSocket>, Errno> {
+    fn socket(&self, kind: i32, protocol: i32) -> Result<Arc<dyn RawSocket>, Errno> {
         // SAFETY: no pointers.
-        let fd = unsafe { libc::socket(AF_XDP.into(), libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        let fd = unsafe { libc::socket(AF_XDP.into(), kind | libc::SOCK_CLOEXEC, protocol) };
         if fd < 0 {
             return Err(last_errno());
         }
