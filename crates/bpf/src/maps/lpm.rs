@@ -41,12 +41,16 @@ pub(super) struct LpmTrie {
     off_value: usize,
 }
 
-/// A key, taken apart.
+/// A key, taken apart: its length in bits, its bytes, and these as numbers whose highest bit is the first.
 #[derive(Clone, Copy)]
-struct Prefix<'a> {
+struct Prefix<'a, const WORDS: usize> {
     len: u32,
     data: &'a [u8],
+    words: [u64; WORDS],
 }
+
+/// Words of the longest prefix.
+const MAX_WORDS: usize = 32;
 
 /// Where the number of a node stands: the root, or a child of a node.
 #[derive(Clone, Copy)]
@@ -92,10 +96,16 @@ impl LpmTrie {
         self.data_size as u32 * 8
     }
 
-    fn prefix<'k>(&self, key: &'k [u8]) -> Option<Prefix<'k>> {
+    #[inline]
+    fn prefix<'k, const WORDS: usize>(&self, key: &'k [u8]) -> Option<Prefix<'k, WORDS>> {
         let (len, data) = key.split_first_chunk::<KEY_HEAD>()?;
         let len = u32::from_le_bytes(*len);
-        (len <= self.max_prefixlen()).then_some(Prefix { len, data })
+        (len <= self.max_prefixlen()).then(|| Prefix { len, data, words: words(data) })
+    }
+
+    /// For updates, where nothing hurries.
+    fn any_prefix<'k>(&self, key: &'k [u8]) -> Option<Prefix<'k, MAX_WORDS>> {
+        self.prefix(key)
     }
 
     // --- nodes ---
@@ -142,22 +152,19 @@ impl LpmTrie {
     ///
     /// Kernel: `kernel/bpf/lpm_trie.c longest_prefix_match, v6.18`
     #[inline]
-    fn matching(&self, node: u32, key: Prefix<'_>) -> u32 {
+    fn matching<const WORDS: usize>(&self, node: u32, key: &Prefix<'_, WORDS>) -> u32 {
         let stored = self.node(node);
         let limit = stored.read_u32(OFF_PREFIXLEN).min(key.len);
-        let mut matched = 0;
-        for (i, part) in key.data.chunks(8).enumerate() {
-            let mut bytes = [0; 8];
-            bytes[..part.len()].copy_from_slice(part);
-            // Prefixes are in network order: the first bit is the highest.
-            let ours = stored.read_u64(OFF_DATA + i * 8);
-            let differ = (ours ^ u64::from_le_bytes(bytes)).swap_bytes();
-            matched += differ.leading_zeros();
-            if differ != 0 || matched >= limit {
+        for (i, word) in (0..).zip(&key.words) {
+            let differ = stored.read_u64(OFF_DATA + i as usize * 8).swap_bytes() ^ word;
+            if differ != 0 {
+                return limit.min(i * 64 + differ.leading_zeros());
+            }
+            if limit <= (i + 1) * 64 {
                 break;
             }
         }
-        matched.min(limit)
+        limit
     }
 
     fn bit_of_node(&self, node: u32, bit: u32) -> usize {
@@ -168,7 +175,16 @@ impl LpmTrie {
     // --- programs ---
 
     pub(super) fn lookup<'g>(&'g self, _guard: &'g Guard, key: &[u8]) -> Option<SharedSlice<'g>> {
-        let key = self.prefix(key)?;
+        match self.data_size {
+            0..=8 => self.lookup_words::<1>(key),
+            9..=16 => self.lookup_words::<2>(key),
+            _ => self.lookup_words::<MAX_WORDS>(key),
+        }
+    }
+
+    #[inline]
+    fn lookup_words<const WORDS: usize>(&self, key: &[u8]) -> Option<SharedSlice<'_>> {
+        let key = &self.prefix::<WORDS>(key)?;
         loop {
             let before = self.rewrites.load(Acquire);
             let found = self.find_longest(key);
@@ -180,7 +196,8 @@ impl LpmTrie {
         }
     }
 
-    fn find_longest(&self, key: Prefix<'_>) -> Option<u32> {
+    #[inline]
+    fn find_longest<const WORDS: usize>(&self, key: &Prefix<'_, WORDS>) -> Option<u32> {
         let mut found = None;
         let mut place = Place::Root;
         // A prefix grows with every step; the bound only matters when a node changes under our feet.
@@ -207,7 +224,7 @@ impl LpmTrie {
         if flags > BPF_EXIST {
             return Err(Errno::EINVAL);
         }
-        let key = self.prefix(key).ok_or(Errno::EINVAL)?;
+        let key = &self.any_prefix(key).ok_or(Errno::EINVAL)?;
         self.entries.with(|entries| {
             let walk = self.walk(key, true);
             let exact = walk.node.filter(|n| self.prefixlen(*n) == walk.matched);
@@ -230,7 +247,7 @@ impl LpmTrie {
     fn insert(
         &self,
         cpu: u32,
-        key: Prefix<'_>,
+        key: &Prefix<'_, MAX_WORDS>,
         value: Bytes<'_>,
         walk: &Walk,
         exact: Option<u32>,
@@ -316,7 +333,7 @@ impl LpmTrie {
     }
 
     /// Follows a key down. With `to_leaf` also through a node that has all bits that there are.
-    fn walk(&self, key: Prefix<'_>, to_insert: bool) -> Walk {
+    fn walk(&self, key: &Prefix<'_, MAX_WORDS>, to_insert: bool) -> Walk {
         let mut walk = Walk { place: Place::Root, node: None, matched: 0, parent: None };
         while let Some(node) = self.at(walk.place) {
             walk.node = Some(node);
@@ -333,7 +350,7 @@ impl LpmTrie {
     }
 
     /// The node of exactly this prefix, if it was inserted.
-    fn find_exact(&self, key: Prefix<'_>) -> Option<Walk> {
+    fn find_exact(&self, key: &Prefix<'_, MAX_WORDS>) -> Option<Walk> {
         let walk = self.walk(key, false);
         let node = walk.node?;
         let exact = self.prefixlen(node) == key.len && walk.matched == key.len;
@@ -342,7 +359,7 @@ impl LpmTrie {
 
     /// Kernel: `kernel/bpf/lpm_trie.c trie_delete_elem, v6.18`
     pub(super) fn delete(&self, cpu: u32, key: &[u8]) -> Result<(), Errno> {
-        let key = self.prefix(key).ok_or(Errno::EINVAL)?;
+        let key = &self.any_prefix(key).ok_or(Errno::EINVAL)?;
         self.entries.with(|entries| {
             let walk = self.find_exact(key).ok_or(Errno::ENOENT)?;
             let Some(node) = walk.node else { return Err(Errno::ENOENT) };
@@ -393,7 +410,7 @@ impl LpmTrie {
         // Under the writers' lock: user space asks, so nothing hurries.
         self.entries.with(|_| {
             let root = self.at(Place::Root).ok_or(Errno::ENOENT)?;
-            let path = key.and_then(|k| self.prefix(k)).and_then(|k| self.path_to(root, k));
+            let path = key.and_then(|k| self.any_prefix(k)).and_then(|k| self.path_to(root, &k));
             let next = match path {
                 None => Some(self.leftmost(root)),
                 Some(path) => self.after(&path),
@@ -403,7 +420,7 @@ impl LpmTrie {
     }
 
     /// The nodes from the root to the one of a prefix.
-    fn path_to(&self, root: u32, key: Prefix<'_>) -> Option<Vec<u32>> {
+    fn path_to(&self, root: u32, key: &Prefix<'_, MAX_WORDS>) -> Option<Vec<u32>> {
         let target = self.find_exact(key)?.node?;
         let mut path = vec![root];
         while let Some(last) = path.last().copied().filter(|n| *n != target) {
@@ -433,8 +450,21 @@ impl LpmTrie {
     }
 }
 
-impl Prefix<'_> {
-    fn bit(self, bit: u32) -> usize {
-        usize::from(self.data[bit as usize / 8] >> (7 - bit % 8) & 1)
+impl<const WORDS: usize> Prefix<'_, WORDS> {
+    #[inline]
+    fn bit(&self, bit: u32) -> usize {
+        (self.words[bit as usize / 64] >> (63 - bit % 64)) as usize & 1
     }
+}
+
+/// The bytes of a prefix as numbers, filled up with zeroes.
+#[inline]
+fn words<const WORDS: usize>(data: &[u8]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(data.chunks(8)) {
+        let mut all = [0; 8];
+        all[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_be_bytes(all);
+    }
+    words
 }
