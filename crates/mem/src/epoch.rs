@@ -14,7 +14,7 @@
 use std::ptr;
 
 use crate::spin::SpinLock;
-use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering::*, fence};
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::*, fence};
 use crate::{CachePadded, sync::relax};
 
 /// Readers per chunk. The chunk list grows to the largest number of guards alive at once.
@@ -22,9 +22,6 @@ use crate::{CachePadded, sync::relax};
 const SLOTS: usize = 32;
 #[cfg(loom)]
 const SLOTS: usize = 2;
-
-/// Deferred drops are looked at whenever this many have come together.
-const COLLECT_EVERY: usize = 64;
 
 /// A slot that no reader holds.
 const IDLE: u64 = 0;
@@ -51,6 +48,8 @@ pub struct Domain {
     epoch: CachePadded<AtomicU64>,
     first: Chunk,
     garbage: SpinLock<Vec<Garbage>>,
+    /// Whether there is garbage, to be asked without the lock.
+    waiting: AtomicBool,
 }
 
 /// A moment after which something was out of sight for new readers.
@@ -75,6 +74,7 @@ impl Domain {
             epoch: CachePadded(AtomicU64::new(1)),
             first: Chunk::new(),
             garbage: SpinLock::new(Vec::new()),
+            waiting: AtomicBool::new(false),
         }
     }
 
@@ -125,24 +125,24 @@ impl Domain {
         Stamp(oldest)
     }
 
-    /// Drops `garbage` when all readers of now are done, in this thread or another that calls in.
+    /// Drops `garbage` when all readers of now are done: in a later call of [`Domain::collect`], never here,
+    /// so that the caller may hold locks. For what user space changes, which is not often; programs retire
+    /// elements of maps instead.
     ///
     /// Kernel: `include/linux/rcupdate.h call_rcu, v6.18`
     #[doc(alias = "call_rcu")]
     pub fn defer_drop<T: Send + 'static>(&self, garbage: T) {
         let stamp = self.stamp();
-        let full = self.garbage.with(|all| {
+        self.garbage.with(|all| {
             all.push((stamp, Box::new(garbage)));
-            all.len() >= COLLECT_EVERY && all.len().is_power_of_two()
+            self.waiting.store(true, Release);
         });
-        if full {
-            self.collect();
-        }
     }
 
-    /// Drops what no reader can see any more; answers how much is left.
+    /// Drops what no reader can see any more; answers how much is left. Nothing of what goes may need a lock
+    /// that the caller holds.
     pub fn collect(&self) -> usize {
-        if self.garbage.with(|all| all.is_empty()) {
+        if !self.waiting.load(Acquire) {
             return 0;
         }
         let oldest = self.oldest();
@@ -150,7 +150,10 @@ impl Domain {
             self.garbage.with(|all| all.extract_if(.., |(stamp, _)| *stamp < oldest).collect());
         // Outside of the lock: a drop may defer further drops.
         drop(over);
-        self.garbage.with(|all| all.len())
+        self.garbage.with(|all| {
+            self.waiting.store(!all.is_empty(), Release);
+            all.len()
+        })
     }
 
     /// Waits until every section that is open now has ended. Must not be called inside of one.
@@ -264,12 +267,13 @@ mod global {
         DOMAIN.pin()
     }
 
-    /// Drops `garbage` when all readers of now are done.
+    /// Drops `garbage` when all readers of now are done, in a later call of [`collect`].
     pub fn defer_drop<T: Send + 'static>(garbage: T) {
         DOMAIN.defer_drop(garbage);
     }
 
-    /// Drops what no reader can see any more; answers how much is left.
+    /// Drops what no reader can see any more; answers how much is left. The commands of user space call it
+    /// when they are done.
     pub fn collect() -> usize {
         DOMAIN.collect()
     }

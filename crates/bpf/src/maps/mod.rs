@@ -97,8 +97,18 @@ enum Kind {
 #[doc(alias = "bpf_obj_free_fields")]
 pub trait FreeFields: Send + Sync {
     /// The value is deleted, replaced or overwritten. Programs that still hold a pointer to it may go on
-    /// reading it.
+    /// reading it. Locks of the map may be held, so this must not use the map.
     fn free_fields(&self, map: &Map, value: SharedSlice<'_>);
+
+    /// User space has given the map up: its timers are cancelled, all else stays. By default everything
+    /// goes, for those that know of nothing but timers.
+    ///
+    /// Not called when the map itself goes: then there are no timers any more.
+    ///
+    /// Kernel: `kernel/bpf/hashtab.c htab_map_free_timers_and_wq, v6.18`
+    fn cancel_timers(&self, map: &Map, value: SharedSlice<'_>) {
+        self.free_fields(map, value);
+    }
 }
 
 impl Map {
@@ -191,6 +201,19 @@ impl Map {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.frozen.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// Calls `f` with every value, of all CPUs.
+    fn each_value(&self, mut f: impl FnMut(SharedSlice<'_>)) {
+        let guard = mem::epoch::pin();
+        for cpu in 0..if self.def.is_percpu() { self.cpus } else { 1 } {
+            let visit = |_: SharedSlice<'_>, value: SharedSlice<'_>| {
+                f(value);
+                std::ops::ControlFlow::Continue(())
+            };
+            // Types that cannot be gone through have no special fields.
+            let _ = self.for_each(&guard, cpu, visit);
+        }
     }
 
     /// Where values lie, for compiled programs.

@@ -300,6 +300,7 @@ impl Map {
             Kind::DevmapHash(map) => map.remove_device(ifindex),
             _ => {}
         }
+        mem::epoch::collect();
     }
 
     /// A socket is closed: its entries leave the map.
@@ -307,6 +308,7 @@ impl Map {
         if let Kind::Xskmap(map) = &self.kind {
             map.remove_socket(socket);
         }
+        mem::epoch::collect();
     }
 
     /// The ring buffer that this map is.

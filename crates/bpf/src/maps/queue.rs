@@ -50,7 +50,7 @@ impl QueueStack {
         if flags & BPF_NOEXIST != 0 || flags > BPF_EXIST {
             return Err(Errno::EINVAL);
         }
-        let capacity = self.values.count();
+        let (value, capacity) = (value.part(0, self.value_size), self.values.count());
         self.ends.with(|ends| {
             if ends.len == capacity {
                 if flags != BPF_EXIST {
@@ -59,7 +59,7 @@ impl QueueStack {
                 ends.len -= 1;
             }
             match value {
-                Bytes::Own(b) => self.value(ends.head).copy_from(0, &b[..self.value_size]),
+                Bytes::Own(b) => self.value(ends.head).copy_from(0, b),
                 Bytes::Shared(b) => self.value(ends.head).copy_from_shared(0, b),
             }
             ends.head = (ends.head + 1) % capacity;

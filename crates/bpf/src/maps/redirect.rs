@@ -358,11 +358,12 @@ impl Cpumap {
 #[derive(Debug)]
 pub(super) struct Xskmap {
     pub(super) sockets: RcuArray<Object>,
+    writers: SpinLock<()>,
 }
 
 impl Xskmap {
     pub(super) fn new(def: &MapDef, cx: &MapContext) -> Result<Self, CreateError> {
-        Ok(Self { sockets: slots(def.max_entries, cx)? })
+        Ok(Self { sockets: slots(def.max_entries, cx)?, writers: SpinLock::new(()) })
     }
 
     fn max_entries(&self) -> u32 {
@@ -379,14 +380,16 @@ impl Xskmap {
         }
         let socket = refs.socket(numbers(val).0 as i32)?;
         let guard = epoch::pin();
-        match self.sockets.get(key as usize, &guard) {
-            Some(old) if Arc::ptr_eq(old, &socket) => return Ok(()),
-            Some(_) if flags == BPF_NOEXIST => return Err(Errno::EEXIST),
-            None if flags == BPF_EXIST => return Err(Errno::ENOENT),
-            _ => {}
-        }
-        self.sockets.swap(key as usize, Some(Arc::new(socket)));
-        Ok(())
+        self.writers.with(|_| {
+            match self.sockets.get(key as usize, &guard) {
+                Some(old) if Arc::ptr_eq(old, &socket) => return Ok(()),
+                Some(_) if flags == BPF_NOEXIST => return Err(Errno::EEXIST),
+                None if flags == BPF_EXIST => return Err(Errno::ENOENT),
+                _ => {}
+            }
+            self.sockets.swap(key as usize, Some(Arc::new(socket)));
+            Ok(())
+        })
     }
 
     pub(super) fn delete(&self, key: u32) -> Result<(), Errno> {

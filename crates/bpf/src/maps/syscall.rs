@@ -68,12 +68,19 @@ impl Map {
         }
     }
 
-    /// Kernel: `kernel/bpf/arraymap.c prog_array_map_clear, v6.18`
+    /// The last handle takes programs and timers with it, which may keep the map alive themselves.
+    ///
+    /// Kernel: `kernel/bpf/syscall.c bpf_map_put_uref, v6.18`
     fn release_user_ref(&self) {
-        if self.user_refs.fetch_sub(1, AcqRel) == 1
-            && let Kind::ProgArray(array) = &self.kind
-        {
+        if self.user_refs.fetch_sub(1, AcqRel) != 1 {
+            return;
+        }
+        if let Kind::ProgArray(array) = &self.kind {
             array.clear();
+        }
+        let timed = [FieldKind::Timer, FieldKind::Workqueue].iter().any(|kind| self.record.has(*kind));
+        if let (true, Some(hook)) = (timed, self.free_fields.get()) {
+            self.each_value(|value| hook.cancel_timers(self, value));
         }
     }
 }
@@ -87,6 +94,7 @@ impl Clone for MapFd {
 impl Drop for MapFd {
     fn drop(&mut self) {
         self.map.release_user_ref();
+        epoch::collect();
     }
 }
 
@@ -137,6 +145,7 @@ impl MapFd {
         self.map.writers.fetch_add(1, SeqCst);
         let result = self.may_write().and_then(|()| f());
         self.map.writers.fetch_sub(1, SeqCst);
+        epoch::collect();
         result
     }
 

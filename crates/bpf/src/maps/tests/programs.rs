@@ -122,6 +122,10 @@ impl FreeFields for Gone {
     fn free_fields(&self, _: &Map, value: SharedSlice<'_>) {
         self.0.lock().unwrap().push(value.read_u8(0));
     }
+
+    fn cancel_timers(&self, _: &Map, value: SharedSlice<'_>) {
+        self.0.lock().unwrap().push(100 + value.read_u8(0));
+    }
 }
 
 fn with_timer(map_type: MapType) -> (Arc<Map>, Arc<Gone>) {
@@ -145,6 +149,10 @@ fn timers_are_cancelled_when_their_value_goes() {
     map.update(0, &k(1), own(&byte(2)), 0).unwrap();
     map.delete(0, &k(1)).unwrap();
     assert_eq!(*gone.0.lock().unwrap(), [1, 2]);
+    let user = map.open();
+    map.update(0, &k(1), own(&byte(7)), 0).unwrap();
+    drop(user);
+    assert_eq!(*gone.0.lock().unwrap(), [1, 2, 107], "user space gave the map up");
     let (map, gone) = with_timer(LruHash);
     for i in 0..10 {
         map.update(0, &k(i), own(&byte(i as u8)), 0).unwrap();
