@@ -1,10 +1,13 @@
 //! The engine's maps against the running kernel's: the same random operations by user space and by programs
 //! must get the same answers, to the errno and the byte.
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use bpf::Insn;
-use bpf::maps::{Bytes, Map, MapContext, MapDef, MapFd};
+use bpf::maps::{Bytes, Map, MapContext, MapDef, MapFd, Object, Refs};
+use bpf::object::{AttachType, ProgramSpec};
+use bpf::vm::{Program, Symbols};
 use linux::sys::{self, PinnedToCpu};
 use linux::testing::{RawProg, load_insns, map_fd, test_run};
 use uapi::Errno;
@@ -68,6 +71,7 @@ const CPU: u32 = 0;
 struct Engine {
     map: Arc<Map>,
     fd: MapFd,
+    files: Files,
 }
 
 impl Home for Engine {
@@ -75,7 +79,9 @@ impl Home for Engine {
         let done = |()| Vec::new();
         match op {
             Op::Lookup(By::UserSpace, key, flags) => self.fd.lookup_elem(key, *flags),
-            Op::Update(By::UserSpace, key, value, flags) => self.fd.update_elem(key, value, *flags).map(done),
+            Op::Update(By::UserSpace, key, value, flags) => {
+                self.fd.update_with(&self.files, key, value, *flags).map(done)
+            }
             Op::Delete(By::UserSpace, key) => self.fd.delete_elem(key).map(done),
             Op::NextKey(key) => self.fd.get_next_key(key.as_deref()),
             Op::LookupAndDelete(key, flags) => self.fd.lookup_and_delete_elem(key, *flags),
@@ -201,17 +207,22 @@ fn cpus() -> u32 {
     sys::possible_cpus()
 }
 
-fn both(def: &MapDef, programs: bool) -> (Engine, Kernel) {
-    let args = sys::MapArgs {
+fn kernel_map(def: &MapDef, inner: Option<BorrowedFd<'_>>) -> Result<sys::Map, Errno> {
+    sys::Map::create(&sys::MapArgs {
         map_type: def.map_type as u32,
         key_size: def.key_size,
         value_size: def.value_size,
         max_entries: def.max_entries,
         map_flags: def.map_flags,
         map_extra: def.map_extra,
+        inner,
         ..sys::MapArgs::default()
-    };
-    let kernel = sys::Map::create(&args).expect("the kernel makes the map");
+    })
+}
+
+fn both(def: &MapDef, programs: bool) -> (Engine, Kernel) {
+    let inner = def.inner.as_ref().map(|inner| kernel_map(inner, None).expect("the kernel makes a template"));
+    let kernel = kernel_map(def, inner.as_ref().map(AsFd::as_fd)).expect("the kernel makes the map");
     let prog = programs.then(|| {
         let code = operator(map_fd(&kernel), def.key_size as usize, def.value_size as usize);
         load_insns(&RawProg::xdp(&code)).unwrap_or_else(|e| panic!("{e:?}")).0
@@ -219,7 +230,78 @@ fn both(def: &MapDef, programs: bool) -> (Engine, Kernel) {
     let map = Map::create(def.clone(), &MapContext { cpus: cpus(), seed: 1, ..MapContext::default() });
     let map = map.expect("the engine makes the map");
     let fd = map.open().on_cpu(CPU);
-    (Engine { map, fd }, Kernel { map: kernel, prog, value_size: def.value_size as usize })
+    let files = Files::default();
+    (Engine { map, fd, files }, Kernel { map: kernel, prog, value_size: def.value_size as usize })
+}
+
+/// Programs, maps and other files under the kernel's descriptors and with the kernel's numbers, for both homes.
+#[derive(Default)]
+struct Files {
+    programs: Vec<(i32, Arc<Program>)>,
+    maps: Vec<(i32, Arc<Map>)>,
+    /// Neither a program nor a map nor a socket, but a file.
+    others: Vec<i32>,
+    /// What keeps the descriptors open.
+    open: Vec<Box<dyn std::any::Any>>,
+}
+
+impl Files {
+    fn find<T: Clone>(&self, all: &[(i32, T)], fd: i32) -> Result<T, Errno> {
+        let found = all.iter().find(|(n, _)| *n == fd).map(|(_, x)| x.clone());
+        // Rust's runtime sees to it that the standard streams are open.
+        let is_other = (0..=2).contains(&fd)
+            || self.programs.iter().any(|(n, _)| *n == fd)
+            || self.maps.iter().any(|(n, _)| *n == fd)
+            || self.others.contains(&fd);
+        found.ok_or(if is_other { Errno::EINVAL } else { Errno::EBADF })
+    }
+
+    fn add_program(&mut self, attach_type: AttachType, frags: bool) {
+        let code = vec![Insn::new(0xb7, 0, 0, 0, 2), Insn::new(0x95, 0, 0, 0, 0)];
+        let flags = if frags { BPF_F_XDP_HAS_FRAGS } else { 0 };
+        // No attach type at all is what libbpf gives the section `xdp`; the kernel tells it from BPF_XDP.
+        let raw = RawProg { flags, attach_type: attach_type.raw(), ..RawProg::xdp(&code) };
+        let prog = load_insns(&raw).expect("the program loads").0;
+        let mut spec = ProgramSpec::bare("p", code);
+        (spec.attach_type, spec.frags) = (attach_type, frags);
+        let symbols = Symbols { helper: |_| None, kfunc: |_| None };
+        let ours = Program::link(&spec, prog.id(), &[], symbols).expect("the program links");
+        self.programs.push((prog.as_fd().as_raw_fd(), Arc::new(ours)));
+        self.open.push(Box::new(prog));
+    }
+
+    fn add_map(&mut self, def: &MapDef) {
+        let kernel = kernel_map(def, None).expect("the kernel makes the map");
+        let cx = MapContext { id: kernel.id(), cpus: cpus(), ..MapContext::default() };
+        self.maps.push((map_fd(&kernel), Map::create(def.clone(), &cx).expect("the engine makes the map")));
+        self.open.push(Box::new(kernel));
+    }
+
+    fn numbers(&self) -> Vec<i32> {
+        let programs = self.programs.iter().map(|(n, _)| *n);
+        let maps = self.maps.iter().map(|(n, _)| *n);
+        programs.chain(maps).chain(self.others.iter().copied()).chain([-1, 0, 9999]).collect()
+    }
+}
+
+impl Refs for Files {
+    /// The loopback device is there everywhere.
+    fn has_device(&self, ifindex: u32) -> bool {
+        ifindex == 1
+    }
+
+    fn program(&self, fd: i32) -> Result<Arc<Program>, Errno> {
+        self.find(&self.programs, fd)
+    }
+
+    fn map(&self, fd: i32) -> Result<Arc<Map>, Errno> {
+        self.find(&self.maps, fd)
+    }
+
+    fn socket(&self, fd: i32) -> Result<Object, Errno> {
+        let none: Vec<(i32, Object)> = Vec::new();
+        self.find(&none, fd).map_err(|e| if e == Errno::EINVAL { Errno::ENOTSOCK } else { e })
+    }
 }
 
 /// What to try with a kind of map.
@@ -233,20 +315,32 @@ struct Plan {
     keys: Vec<Vec<u8>>,
     /// Whether the order of keys is the kernel's too.
     ordered: bool,
+    /// Values to choose from; any bytes if there are none.
+    values: Vec<Vec<u8>>,
 }
 
 impl Plan {
     fn new(def: MapDef, keys: u32) -> Self {
         let size = def.key_size as usize;
         let key = |i: u32| i.to_le_bytes().into_iter().chain([7; 60]).take(size).collect();
-        Self { def, steps: 20_000, programs: true, keys: (0..keys).map(key).collect(), ordered: false }
+        Self {
+            def,
+            steps: 20_000,
+            programs: true,
+            keys: (0..keys).map(key).collect(),
+            ordered: false,
+            values: Vec::new(),
+        }
     }
 
     fn op(&self, random: &mut Random, user_value_size: usize) -> Op {
         let key = self.keys[random.below(self.keys.len() as u64) as usize].clone();
         let by = if self.programs && random.below(2) == 0 { By::Program } else { By::UserSpace };
         let size = if by == By::Program { self.def.value_size as usize } else { user_value_size };
-        let value = (0..size).map(|_| random.next() as u8).collect();
+        let value = match self.values.len() as u64 {
+            0 => (0..size).map(|_| random.next() as u8).collect(),
+            n => self.values[random.below(n) as usize].clone(),
+        };
         let flags = random.one_of(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 8, 1 << 40]);
         match random.below(20) {
             0..=8 => Op::Update(by, key, value, flags),
@@ -258,8 +352,12 @@ impl Plan {
     }
 
     fn run(&self, seed: u64) {
-        let _pinned = PinnedToCpu::new(CPU).expect("the thread stays on a CPU");
         let (engine, kernel) = both(&self.def, self.programs);
+        self.run_on(&engine, &kernel, seed);
+    }
+
+    fn run_on(&self, engine: &Engine, kernel: &Kernel, seed: u64) {
+        let _pinned = PinnedToCpu::new(CPU).expect("the thread stays on a CPU");
         let mut random = Random(seed);
         let what = format!("{:?} {:?} seed {seed}", self.def.map_type, self.def);
         for step in 0..self.steps {
@@ -273,10 +371,10 @@ impl Plan {
             };
             assert!(same, "{what} step {step}: {op:?}: engine {ours:?}, kernel {theirs:?}");
             if step % (self.steps / 8) == 0 {
-                self.compare(&engine, &kernel, &format!("{what} step {step}"));
+                self.compare(engine, kernel, &format!("{what} step {step}"));
             }
         }
-        self.compare(&engine, &kernel, &what);
+        self.compare(engine, kernel, &what);
     }
 
     /// An answer without what the kernel leaves to chance: behind a per-CPU value that a program wrote lies
@@ -459,19 +557,135 @@ fn creation_is_refused_as_by_the_kernel() {
             continue;
         }
         let ours = Map::create(def.clone(), &MapContext { cpus: cpus(), ..MapContext::default() });
-        let theirs = sys::Map::create(&sys::MapArgs {
-            map_type: map_type as u32,
-            key_size: key,
-            value_size: value,
-            max_entries: n,
-            map_flags: flags,
-            map_extra,
-            ..sys::MapArgs::default()
-        });
+        let theirs = kernel_map(&def, None);
         let ours = ours.map(|_| ()).map_err(|e| e.errno);
         let theirs = theirs.map(|_| ());
         assert_eq!(ours, theirs, "{def:?}");
         if ours.is_ok() { accepted += 1 } else { refused += 1 }
     }
     assert!(accepted > 500 && refused > 5000, "{accepted} accepted, {refused} refused");
+}
+
+/// Numbers and descriptors as a value: `words` of four bytes.
+fn values(firsts: &[u32], files: &Files, words: usize) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for first in firsts {
+        for fd in files.numbers() {
+            let both = [first.to_le_bytes(), fd.to_le_bytes()].concat();
+            all.push(both[..words * 4].to_vec());
+        }
+    }
+    all
+}
+
+fn fds(files: &Files) -> Vec<Vec<u8>> {
+    files.numbers().into_iter().map(|fd| fd.to_le_bytes().to_vec()).collect()
+}
+
+fn programs() -> Files {
+    let mut files = Files::default();
+    for attach_type in [AttachType::Xdp, AttachType::Devmap, AttachType::Cpumap] {
+        for frags in [false, true] {
+            files.add_program(attach_type, frags);
+        }
+    }
+    files.add_map(&MapDef::new(MapType::Array, 4, 4, 1));
+    let file = std::fs::File::open("/dev/null").expect("a file");
+    files.others.push(file.as_raw_fd());
+    files.open.push(Box::new(file));
+    files
+}
+
+/// Runs a plan whose values are descriptors.
+fn run_with_files(def: &MapDef, files: Files, values: Vec<Vec<u8>>, ordered: bool, seed: u64) {
+    let (mut engine, kernel) = both(def, false);
+    let plan = Plan::new(def.clone(), def.max_entries + 2);
+    engine.files = files;
+    Plan { programs: false, steps: 4000, ordered, values, ..plan }.run_on(&engine, &kernel, seed);
+}
+
+#[test]
+fn redirect_maps_as_the_kernels() {
+    linux::needs_kernel!();
+    for seed in 0..4 {
+        for value_size in [4, 8] {
+            for t in [MapType::Devmap, MapType::DevmapHash] {
+                let files = programs();
+                let values = values(&[1, 1, 1, 0, 77_777], &files, value_size as usize / 4);
+                run_with_files(&MapDef::new(t, 4, value_size, 5), files, values, true, seed);
+            }
+            let files = programs();
+            let values = values(&[192, 192, 1, 0, 16_384, 16_385], &files, value_size as usize / 4);
+            run_with_files(&MapDef::new(MapType::Cpumap, 4, value_size, 5), files, values, true, seed);
+        }
+        let files = programs();
+        let values = fds(&files);
+        run_with_files(&MapDef::new(MapType::Xskmap, 4, 4, 5), files, values, true, seed);
+    }
+}
+
+#[test]
+fn program_arrays_as_the_kernels() {
+    linux::needs_kernel!();
+    for seed in 0..8 {
+        let files = programs();
+        let values = fds(&files);
+        run_with_files(&MapDef::new(MapType::ProgArray, 4, 4, 5), files, values, true, seed);
+    }
+}
+
+#[test]
+fn maps_of_maps_as_the_kernels() {
+    linux::needs_kernel!();
+    use MapType::*;
+    let inners = [
+        MapDef::new(Array, 4, 8, 4),
+        MapDef::new(Array, 4, 8, 4).flags(BPF_F_INNER_MAP),
+        MapDef::new(Array, 4, 8, 8),
+        MapDef::new(Array, 4, 8, 8).flags(BPF_F_INNER_MAP),
+        MapDef::new(PercpuArray, 4, 8, 8),
+        MapDef::new(PercpuArray, 4, 8, 9),
+        MapDef::new(Hash, 4, 8, 4),
+        MapDef::new(Hash, 4, 8, 5),
+        MapDef::new(Hash, 4, 8, 5).flags(BPF_F_NO_PREALLOC),
+        MapDef::new(LruHash, 4, 8, 5),
+        MapDef::new(LpmTrie, 8, 8, 5).flags(BPF_F_NO_PREALLOC),
+        MapDef::new(Queue, 0, 8, 5),
+        MapDef::new(Queue, 0, 8, 6),
+        MapDef::new(Devmap, 4, 4, 5),
+        MapDef::new(Devmap, 4, 4, 6),
+        MapDef::new(Cpumap, 4, 4, 2),
+        MapDef::new(Xskmap, 4, 4, 5),
+        MapDef::new(Xskmap, 4, 4, 6),
+        MapDef::new(Ringbuf, 0, 0, 4096),
+        MapDef::new(Ringbuf, 0, 0, 8192),
+        MapDef::new(BloomFilter, 0, 8, 5),
+        MapDef::new(PerfEventArray, 4, 4, 5),
+    ];
+    for outer in [ArrayOfMaps, HashOfMaps] {
+        for inner in &inners {
+            let mut files = Files::default();
+            inners.iter().for_each(|def| files.add_map(def));
+            let values = fds(&files);
+            let def = MapDef { inner: Some(Box::new(inner.clone())), ..MapDef::new(outer, 4, 4, 5) };
+            let (mut engine, kernel) = both(&def, false);
+            engine.files = files;
+            let plan = Plan::new(def.clone(), 7);
+            let ordered = outer == ArrayOfMaps;
+            Plan { programs: false, steps: 300, ordered, values, ..plan }.run_on(&engine, &kernel, 5);
+        }
+    }
+    for inner in [ProgArray, ArrayOfMaps, HashOfMaps] {
+        let inner = MapDef::new(inner, 4, 4, 1);
+        let template = match inner.map_type {
+            ProgArray => kernel_map(&inner, None),
+            _ => kernel_map(&inner, Some(kernel_map(&inners[0], None).unwrap().as_fd())),
+        };
+        let template = template.expect("the kernel makes a template");
+        let mut def = MapDef::new(ArrayOfMaps, 4, 4, 1);
+        let theirs = kernel_map(&def, Some(template.as_fd())).map(|_| ());
+        def.inner = Some(Box::new(inner));
+        let ours = Map::create(def, &MapContext::default()).map(|_| ()).map_err(|e| e.errno);
+        assert_eq!(ours, theirs);
+    }
 }
