@@ -42,9 +42,10 @@ pub(super) fn snprintf(run: &mut Run<'_, '_>, [out, out_size, fmt, args, len]: A
     let fmt = constant_string(run, fmt)?;
     let out_size = u64::from(out_size as u32);
     let out = run.write(out, out_size)?;
-    match prepare(&fmt, &args, &Memory::new(run)) {
+    let memory = Memory::new(run);
+    match prepare(&fmt, &args, &memory) {
         Ok(prepared) => {
-            let printed = prepared.render(out.len());
+            let printed = prepared.render(out.len(), &memory);
             if !out.is_empty() {
                 out.copy_from(0, &printed.text);
                 out.write_u8(printed.text.len(), 0);
@@ -57,9 +58,10 @@ pub(super) fn snprintf(run: &mut Run<'_, '_>, [out, out_size, fmt, args, len]: A
 
 fn print_line(run: &mut Run<'_, '_>, fmt: u64, fmt_size: u64, args: &[u64]) -> Reply {
     let fmt = run.read(fmt, u64::from(fmt_size as u32))?.to_vec();
-    match prepare(&fmt, args, &Memory::new(run)) {
+    let memory = Memory::new(run);
+    match prepare(&fmt, args, &memory) {
         Ok(prepared) => {
-            let printed = prepared.render(MAX_LINE);
+            let printed = prepared.render(MAX_LINE, &memory);
             // A line that nobody reads is no error of the program.
             let _ = run.host.event(Event::Trace(&String::from_utf8_lossy(&printed.text)));
             Ok(printed.len)

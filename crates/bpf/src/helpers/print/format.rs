@@ -24,17 +24,35 @@ const FIELD_WIDTH_MAX: u32 = (1 << 23) - 1;
 /// A format string that has been found correct, with its arguments.
 pub(crate) struct Prepared {
     pieces: Vec<Piece>,
+    args: Vec<u8>,
 }
 
+/// A part of a format string. Its argument is the next one of those that were fetched.
 enum Piece {
     Text(Vec<u8>),
-    Str(Spec, Vec<u8>),
-    Char(Spec, u8),
-    Int(Spec, Number),
-    /// An address, printed as it is.
-    Address(Spec, u64),
-    /// An address for which there is no symbol.
-    Symbol(Spec, u64),
+    Str(Spec),
+    /// What was printed when the arguments were fetched: strings and addresses that `%p` points to.
+    Printed,
+    Char(Spec),
+    Int(Spec, IntKind),
+    Pointer(Spec, PointerKind),
+}
+
+#[derive(Clone, Copy)]
+struct IntKind {
+    long: bool,
+    signed: bool,
+    hex: Option<Case>,
+}
+
+#[derive(Clone, Copy)]
+enum PointerKind {
+    /// Shown as a number that says nothing of the address.
+    Hashed,
+    /// As it is.
+    Plain,
+    /// For which there is no symbol.
+    Symbol,
 }
 
 struct Number {
@@ -70,27 +88,32 @@ struct Spec {
 /// Kernel: `kernel/bpf/helpers.c bpf_bprintf_prepare, v6.18`
 pub(crate) fn prepare(fmt: &[u8], args: &[u64], memory: &dyn Probe) -> Result<Prepared, Errno> {
     let end = fmt.iter().position(|c| *c == 0).ok_or(Errno::EINVAL)?;
-    Parser { fmt: &fmt[..end], at: 0, args, used: 0, room: Room { used: 0 }, memory, pieces: Vec::new() }
+    Parser { fmt: &fmt[..end], at: 0, args, used: 0, room: Room(Vec::new()), memory, pieces: Vec::new() }
         .run()
 }
 
-/// Fill level of the kernel's buffer for arguments, whose size limits what can be printed.
-struct Room {
-    used: usize,
-}
+/// The kernel's buffer for arguments, whose size limits what can be printed.
+struct Room(Vec<u8>);
 
 impl Room {
-    fn take(&mut self, len: usize, align: usize) -> Result<(), Errno> {
-        let start = self.used.next_multiple_of(align);
-        if MAX_BIN_ARGS.saturating_sub(start) < len {
+    fn put(&mut self, bytes: &[u8], align: usize) -> Result<(), Errno> {
+        let start = self.0.len().next_multiple_of(align);
+        if MAX_BIN_ARGS.saturating_sub(start) < bytes.len() {
             return Err(Errno::ENOSPC);
         }
-        self.used = start + len;
+        self.0.resize(start, 0);
+        self.0.extend(bytes);
         Ok(())
     }
 
+    /// A text and its NUL, for which there is room.
+    fn put_text(&mut self, text: &[u8]) {
+        self.0.extend(text);
+        self.0.push(0);
+    }
+
     fn left(&self) -> usize {
-        MAX_BIN_ARGS.saturating_sub(self.used)
+        MAX_BIN_ARGS.saturating_sub(self.0.len())
     }
 }
 
@@ -123,7 +146,7 @@ impl Parser<'_> {
                 self.conversion(arg)?;
             }
         }
-        Ok(Prepared { pieces: self.pieces })
+        Ok(Prepared { pieces: self.pieces, args: self.room.0 })
     }
 
     fn text(&mut self, c: u8) {
@@ -147,12 +170,13 @@ impl Parser<'_> {
             }
             b's' => {
                 self.at += 1;
-                Piece::Str(spec, self.string(arg)?)
+                self.string(arg)?;
+                Piece::Str(spec)
             }
             b'c' => {
                 self.at += 1;
-                self.room.take(1, 1)?;
-                Piece::Char(spec, arg as u8)
+                self.room.put(&[arg as u8], 1)?;
+                Piece::Char(spec)
             }
             _ => Piece::Int(spec, self.number(arg)?),
         };
@@ -180,7 +204,7 @@ impl Parser<'_> {
         spec
     }
 
-    fn number(&mut self, arg: u64) -> Result<Number, Errno> {
+    fn number(&mut self, arg: u64) -> Result<IntKind, Errno> {
         let long = self.peek(0) == b'l';
         for _ in 0..2 {
             self.at += usize::from(self.peek(0) == b'l');
@@ -193,17 +217,12 @@ impl Parser<'_> {
         };
         let signed = matches!(self.peek(0), b'i' | b'd');
         self.at += 1;
-        self.room.take(if long { 8 } else { 4 }, 4)?;
-        let value = match (long, signed) {
-            (true, _) => arg,
-            (false, true) => i64::from(arg as i32) as u64,
-            (false, false) => u64::from(arg as u32),
-        };
-        Ok(Number { value, negative: signed && (value as i64) < 0, signed, hex })
+        self.room.put(&arg.to_le_bytes()[..if long { 8 } else { 4 }], 4)?;
+        Ok(IntKind { long, signed, hex })
     }
 
     /// A NUL-terminated string, cut at the end of the buffer; empty if it cannot be read.
-    fn string(&mut self, arg: u64) -> Result<Vec<u8>, Errno> {
+    fn string(&mut self, arg: u64) -> Result<(), Errno> {
         if !ends_word(self.peek(0)) {
             return Err(Errno::EINVAL);
         }
@@ -223,39 +242,34 @@ impl Parser<'_> {
             }
         }
         bytes.truncate(left - 1);
-        self.room.take(bytes.len() + 1, 1)?;
-        Ok(bytes)
+        self.room.put_text(&bytes);
+        Ok(())
     }
 
     fn pointer(&mut self, spec: Spec, arg: u64) -> Result<(), Errno> {
         let kind = [self.peek(0), self.peek(1)];
         let piece = match kind {
-            [c, _] if ends_word(c) => self.hashed(spec, arg)?,
+            [c, _] if ends_word(c) => self.number_of(spec, PointerKind::Hashed, arg)?,
             [b'k', b's'] => {
                 self.at += 2;
-                Piece::Str(Spec::default(), self.string(arg)?)
+                self.string(arg)?;
+                Piece::Printed
             }
             // There is no user space to read strings from.
             [b'u', b's'] => {
                 self.at += 2;
-                Piece::Str(Spec::default(), self.string(0)?)
+                self.string(0)?;
+                Piece::Printed
             }
-            [b'K', _] => self.hashed(spec, arg)?,
-            [b'x', _] => {
-                self.room.take(8, 4)?;
-                Piece::Address(spec, arg)
-            }
-            [b's' | b'S', _] => {
-                self.room.take(8, 4)?;
-                Piece::Symbol(spec, arg)
-            }
+            [b'K', _] => self.number_of(spec, PointerKind::Hashed, arg)?,
+            [b'x', _] => self.number_of(spec, PointerKind::Plain, arg)?,
+            [b's' | b'S', _] => self.number_of(spec, PointerKind::Symbol, arg)?,
             [b'B', _] => {
-                let text = format!("{arg:#x}").into_bytes();
-                self.room.used += text.len() + 1;
-                Piece::Str(Spec::default(), text)
+                self.room.put_text(format!("{arg:#x}").as_bytes());
+                Piece::Printed
             }
-            [style @ (b'i' | b'I'), b'4'] => Piece::Str(Spec::default(), self.ipv4(style, arg)?),
-            [style @ (b'i' | b'I'), b'6'] => Piece::Str(Spec::default(), self.ipv6(style, arg)?),
+            [style @ (b'i' | b'I'), b'4'] => self.ipv4(style, arg)?,
+            [style @ (b'i' | b'I'), b'6'] => self.ipv6(style, arg)?,
             _ => return Err(Errno::EINVAL),
         };
         self.pieces.push(piece);
@@ -266,30 +280,28 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn hashed(&mut self, spec: Spec, arg: u64) -> Result<Piece, Errno> {
-        self.room.take(8, 4)?;
-        let is_error = (-4095..0).contains(&(arg as i64));
-        let shown = if arg == 0 || is_error { arg } else { self.memory.hash_pointer(arg).into() };
-        Ok(Piece::Address(spec, shown))
+    fn number_of(&mut self, spec: Spec, kind: PointerKind, arg: u64) -> Result<Piece, Errno> {
+        self.room.put(&arg.to_le_bytes(), 4)?;
+        Ok(Piece::Pointer(spec, kind))
     }
 
-    fn ipv4(&mut self, style: u8, arg: u64) -> Result<Vec<u8>, Errno> {
+    fn ipv4(&mut self, style: u8, arg: u64) -> Result<Piece, Errno> {
         let ip: [u8; 4] = self.address(arg)?;
         let text = match style {
             b'i' => ip.map(|b| format!("{b:03}")).join("."),
             _ => ip.map(|b| b.to_string()).join("."),
         };
-        self.room.used += text.len() + 1;
-        Ok(text.into_bytes())
+        self.room.put_text(text.as_bytes());
+        Ok(Piece::Printed)
     }
 
-    fn ipv6(&mut self, style: u8, arg: u64) -> Result<Vec<u8>, Errno> {
+    fn ipv6(&mut self, style: u8, arg: u64) -> Result<Piece, Errno> {
         let ip: [u8; 16] = self.address(arg)?;
         let separator = if style == b'i' { "" } else { ":" };
         let words = ip.as_chunks::<2>().0.iter().map(|[a, b]| format!("{a:02x}{b:02x}"));
         let text = words.collect::<Vec<_>>().join(separator);
-        self.room.used += text.len() + 1;
-        Ok(text.into_bytes())
+        self.room.put_text(text.as_bytes());
+        Ok(Piece::Printed)
     }
 
     /// The bytes of an IP address; zeros if they cannot be read.
@@ -312,19 +324,70 @@ impl Prepared {
     /// Prints into a buffer of `size` bytes with its NUL.
     ///
     /// Kernel: `lib/vsprintf.c bstr_printf, v6.18`
-    pub(crate) fn render(&self, size: usize) -> Rendered {
+    pub(crate) fn render(&self, size: usize, memory: &dyn Probe) -> Rendered {
         let mut out = Rendered { text: Vec::new(), len: 0, size };
+        let mut args = Fetched { bytes: &self.args, at: 0 };
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => text.iter().for_each(|c| out.push(*c)),
-                Piece::Str(spec, text) => out.padded(spec, text),
-                Piece::Char(spec, c) => out.padded(spec, &[*c]),
-                Piece::Int(spec, number) => out.number(*spec, number),
-                Piece::Address(spec, addr) => out.address(*spec, *addr),
-                Piece::Symbol(spec, addr) => out.padded(spec, format!("{addr:#x}").as_bytes()),
+                Piece::Str(spec) => out.padded(spec, args.text()),
+                // Behind the end of the buffer the kernel leaves the text where it is, and takes it for
+                // the argument of the conversion that follows.
+                Piece::Printed if out.len >= size as u64 => {}
+                Piece::Printed => out.padded(&Spec::default(), args.text()),
+                Piece::Char(spec) => out.padded(spec, &args.number::<1>(1)),
+                Piece::Int(spec, kind) => out.number(*spec, &args.int(*kind)),
+                Piece::Pointer(spec, kind) => {
+                    let addr = u64::from_le_bytes(args.number(4));
+                    match kind {
+                        PointerKind::Hashed => out.address(*spec, hashed(addr, memory)),
+                        PointerKind::Plain => out.address(*spec, addr),
+                        PointerKind::Symbol => out.padded(spec, format!("{addr:#x}").as_bytes()),
+                    }
+                }
             }
         }
         out
+    }
+}
+
+/// What `%p` shows: null and errors as they are.
+fn hashed(addr: u64, memory: &dyn Probe) -> u64 {
+    let is_error = (-4095..0).contains(&(addr as i64));
+    if addr == 0 || is_error { addr } else { memory.hash_pointer(addr).into() }
+}
+
+/// Reads fetched arguments.
+struct Fetched<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Fetched<'a> {
+    fn number<const N: usize>(&mut self, align: usize) -> [u8; N] {
+        self.at = self.at.next_multiple_of(align);
+        let mut number = [0; N];
+        for (byte, fetched) in number.iter_mut().zip(self.bytes.iter().skip(self.at)) {
+            *byte = *fetched;
+        }
+        self.at += N;
+        number
+    }
+
+    fn int(&mut self, IntKind { long, signed, hex }: IntKind) -> Number {
+        let value = match (long, signed) {
+            (true, _) => u64::from_le_bytes(self.number(4)),
+            (false, true) => i64::from(i32::from_le_bytes(self.number(4))) as u64,
+            (false, false) => u32::from_le_bytes(self.number(4)).into(),
+        };
+        Number { value, negative: signed && (value as i64) < 0, signed, hex }
+    }
+
+    fn text(&mut self) -> &'a [u8] {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let len = rest.iter().position(|c| *c == 0).unwrap_or(rest.len());
+        self.at += len + 1;
+        &rest[..len]
     }
 }
 
@@ -439,7 +502,7 @@ mod tests {
 
     fn printed(fmt: &str, args: &[u64]) -> Result<String, Errno> {
         let fmt = [fmt.as_bytes(), &[0]].concat();
-        let text = prepare(&fmt, args, &Memory)?.render(1024).text;
+        let text = prepare(&fmt, args, &Memory)?.render(1024, &Memory).text;
         Ok(String::from_utf8(text).expect("ASCII"))
     }
 
@@ -510,9 +573,18 @@ mod tests {
     #[test]
     fn a_short_buffer_cuts_the_text_and_not_its_length() {
         let all = prepare(b"%20d\0", &[1], &Memory).expect("correct");
-        assert_eq!(all.render(5), Rendered { text: b"    ".to_vec(), len: 20, size: 5 });
-        assert_eq!(all.render(0).text, b"");
+        assert_eq!(all.render(5, &Memory), Rendered { text: b"    ".to_vec(), len: 20, size: 5 });
+        assert_eq!(all.render(0, &Memory).text, b"");
         let huge = prepare(b"%99999999999d\0", &[1], &Memory).expect("correct");
-        assert_eq!(huge.render(5).len, u64::from(FIELD_WIDTH_MAX));
+        assert_eq!(huge.render(5, &Memory).len, u64::from(FIELD_WIDTH_MAX));
+    }
+
+    #[test]
+    fn behind_a_short_buffer_printed_arguments_are_taken_for_the_next() {
+        let all = prepare(b"%pI4 %pi4%d\0", &[0x1006, 0x1006, 7], &Memory).expect("correct");
+        // "192.168.0.1 " goes over the end; what "%d" then takes is "192.".
+        let printed = all.render(5, &Memory);
+        assert_eq!((printed.text, printed.len), (b"192.".to_vec(), 12 + 9));
+        assert_eq!(all.render(64, &Memory).text, b"192.168.0.1 192.168.000.0017");
     }
 }
