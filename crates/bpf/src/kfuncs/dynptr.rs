@@ -90,13 +90,16 @@ pub(super) fn copy(run: &mut Run<'_, '_>, [dst, dst_off, src, src_off, size]: Ar
     let from = slice_of(run, src, src_off, size)?;
     let to = slice_of(run, dst.filter(|dst| !dst.rdonly), dst_off, size)?;
     let (Some(dst), Some(src)) = (dst, src) else {
-        // Either end is null; what is wrong with the other one counts first, as in the kernel.
-        let e = if (from.is_some() && dst.is_none()) || (to.is_some() && src.is_none()) {
-            Errno::EINVAL
-        } else {
-            Errno::E2BIG
+        // Either end is null. To the bytes of the other, if they are in one piece, there is no way; else
+        // both are held to their sizes, and nothing can be copied from nothing to nothing.
+        if (from.is_some() && dst.is_none()) || (to.is_some() && src.is_none()) {
+            return errno(Errno::EINVAL);
+        }
+        let fits = |end: Option<Dynptr>, offset| match end {
+            Some(dynptr) => dynptr.check(offset, size).is_ok(),
+            None => (offset, size) == (0, 0),
         };
-        return errno(e);
+        return if fits(dst, dst_off) && fits(src, src_off) { Ok(0) } else { errno(Errno::E2BIG) };
     };
     match (from, to) {
         (Some(from), Some(to)) => {
@@ -165,9 +168,10 @@ fn copy_chunks(
 ///
 /// Kernel: `kernel/bpf/helpers.c bpf_dynptr_memset, v6.18`
 pub(super) fn memset(run: &mut Run<'_, '_>, [ptr, offset, size, value, _]: Args) -> Reply {
-    // The null dynptr has no bytes: some are too many, and none can still not be written.
-    let null = if size == 0 && offset == 0 { Errno::EINVAL } else { Errno::E2BIG };
-    let Some(dynptr) = Dynptr::load(run, ptr)? else { return errno(null) };
+    let Some(dynptr) = Dynptr::load(run, ptr)? else {
+        // The null dynptr has no bytes, and none can be written.
+        return if (offset, size) == (0, 0) { Ok(0) } else { errno(Errno::E2BIG) };
+    };
     if dynptr.rdonly {
         return errno(Errno::EINVAL);
     }

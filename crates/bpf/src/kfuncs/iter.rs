@@ -2,7 +2,7 @@
 
 use uapi::Errno;
 
-use crate::helpers::{Args, Reply, errno};
+use crate::helpers::{Args, Reply, absence, errno};
 use crate::vm::{Fault, RegionKind, Run};
 
 /// Most rounds of a loop over numbers.
@@ -73,7 +73,8 @@ pub(super) fn bits_new(run: &mut Run<'_, '_>, [it, words, nr_words, ..]: Args) -
     // The words may be anywhere, or nowhere.
     let mut bytes = vec![0; nr_words as usize * 8];
     if !run.memory.probe(words, &mut bytes) {
-        return errno(Errno::EFAULT);
+        // The kernel has a way of its own for a single word, which tells no reason.
+        return errno(if nr_words == 1 { Errno::EFAULT } else { absence(words) });
     }
     let bits = match bytes.as_chunks::<8>().0 {
         [word] => u64::from_le_bytes(*word),
