@@ -102,6 +102,8 @@ fn give(run: &mut Run<'_, '_>, kind: RegionKind, socket: &Socket) -> Reply {
 
 /// `sizeof(struct bpf_sock)`.
 const SIZE: usize = 80;
+/// Kernel: `include/linux/in6.h LOOPBACK4_IPV6, v6.18`
+const LOOPBACK4_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 /// Behind what the program may read: the socket's number and what the SYN cookie helpers need.
 const IMAGE_SIZE: usize = SIZE + 16;
 
@@ -151,6 +153,13 @@ fn image(socket: &Socket) -> [u8; IMAGE_SIZE] {
     put(48, socket.remote.port().to_be().into());
     put(72, socket.state.into());
     put(76, socket.rx_queue_mapping.unwrap_or(u32::MAX));
+    // What IPv6 sockets with an address of their own have in the place of one of IPv4.
+    if let IpAddr::V6(ip) = socket.local.ip()
+        && !ip.is_unspecified()
+    {
+        let mapped = ip.to_ipv4_mapped().unwrap_or(LOOPBACK4_IPV6);
+        image[24..28].copy_from_slice(&mapped.octets());
+    }
     for (at4, at6, ip) in [(24, 28, socket.local.ip()), (52, 56, socket.remote.ip())] {
         match ip {
             IpAddr::V4(ip) => image[at4..at4 + 4].copy_from_slice(&ip.octets()),
