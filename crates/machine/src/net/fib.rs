@@ -176,17 +176,20 @@ impl NetTables {
     fn route(&self, query: &FibQuery, device: &NetDevice) -> Result<&TableRoute, NoWay> {
         let family = Family::of(query.dst);
         let vrf = self.vrf_table(device);
+        let has_vrfs = self.devices.values().any(|device| device.vrf_table.is_some());
+        let has_rules = has_vrfs || self.rules.iter().any(|rule| rule_family(rule) == family);
         if query.flags & FibQuery::DIRECT != 0 {
             let named = query.flags & FibQuery::TBID != 0;
             let table = if named { TableId(query.tbid) } else { vrf.unwrap_or(TableId::MAIN) };
+            let table = if table == TableId(0) { TableId::MAIN } else { table };
+            // Until there are rules, IPv4 keeps the routes of both in one.
+            let joined = [TableId::LOCAL, TableId::MAIN];
+            if family == Family::V4 && !has_rules && joined.contains(&table) {
+                return self.ask(query, &joined.map(|table| (family, table)));
+            }
             return self.ask(query, &[(family, table)]);
         }
-        let has_vrfs = self.devices.values().any(|device| device.vrf_table.is_some());
-        if has_vrfs || self.rules.iter().any(|rule| rule_family(rule) == family) {
-            self.by_rules(query, vrf)
-        } else {
-            self.by_default(query)
-        }
+        if has_rules { self.by_rules(query, vrf) } else { self.by_default(query) }
     }
 
     /// The table of the VRF that a device is or belongs to.

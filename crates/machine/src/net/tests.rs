@@ -214,7 +214,7 @@ fn tables_devices_and_sources_can_be_named() {
     assert_eq!(by_table(flags, 100).egress, Some((2, 0)));
     assert_eq!(by_table(flags, 101).code, FibCode::NotForwarded);
     assert_eq!(by_table(FibQuery::SKIP_NEIGH, 100).egress, Some((3, 0)));
-    assert_eq!(ask("10.0.3.1", FibQuery::DIRECT).code, FibCode::NoNeighbour, "main alone knows no local");
+    assert_eq!(ask("10.0.3.1", FibQuery::DIRECT).code, FibCode::NotForwarded, "main has local in it");
     let output = FibQuery { ifindex: 2, ..query("198.51.100.1", FibQuery::OUTPUT) };
     assert_eq!(tables().fib_lookup(&output).unwrap().code, FibCode::NotForwarded, "no route over it");
     let answer = ask("198.51.100.1", FibQuery::SRC);
