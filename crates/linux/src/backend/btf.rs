@@ -4,16 +4,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bpf::btf::{Btf, BtfBuilder, Kind, Linkage, TypeId};
 use bpf::object::ObjectSpec;
-use control::SCRIPTED_HELPERS;
 use uapi::bpf::HELPER_NAMES;
 
+use super::script::replaced_helpers;
 use crate::sys;
 
 /// Type information in the kernel. Types have the numbers that they have in the object.
 #[derive(Debug)]
 pub(super) struct KernelBtf {
     fd: OwnedFd,
-    /// `FUNC` of the subprogram that stands for each of [`SCRIPTED_HELPERS`].
+    /// `FUNC` of the subprogram that stands for each helper that is replaced.
     script_funcs: Vec<(i32, TypeId)>,
 }
 
@@ -47,14 +47,14 @@ impl AsFd for KernelBtf {
     }
 }
 
-/// Appends one `FUNC` per scripted helper. They take no parameters as far as their types go: what the
+/// Appends one `FUNC` per helper that is replaced. They take no parameters as far as their types go: what the
 /// caller left in the registers is passed on to the helper, and the verifier looks at those.
 fn with_script_funcs(btf: &Btf) -> (Vec<u8>, Vec<(i32, TypeId)>) {
     let mut builder = BtfBuilder::from(btf);
     let long = Kind::Int { size: 8, signed: false, is_char: false, is_bool: false, bit_offset: 0, bits: 64 };
     let long = builder.add("scripted_u64", long);
     let proto = builder.add("", Kind::FuncProto { ret: long, params: Box::new([]) });
-    let funcs = SCRIPTED_HELPERS.iter().map(|&helper| {
+    let funcs = replaced_helpers().map(|helper| {
         let name = format!("scripted_{}", HELPER_NAMES[helper as usize]);
         (helper, builder.add(&name, Kind::Func { proto, linkage: Linkage::Static }))
     });

@@ -4,7 +4,8 @@
 //! per helper. It takes the next answer from a hidden array map which this process writes through a
 //! mapping. If the script has ended or names another helper, the subprogram counts that, calls the helper
 //! after all and records its answer in the script's place; so a program behaves as ever without a script,
-//! and a run can be repeated. No instruction moves.
+//! and a run can be repeated. No instruction moves. Timers would run by the kernel's own clock, so they are
+//! started for a time that never comes.
 //!
 //! Layout of the map's only value: `cursor`, `len`, `missed` (64 bits each), then 16 bytes per answer:
 //! helper, value.
@@ -84,7 +85,7 @@ impl Script {
     /// Redirects the calls of scripted helpers; whether there were any.
     pub(super) fn rewrite(&self, body: &mut Body, btf: Option<&KernelBtf>) -> bool {
         let mut any = false;
-        for &helper in SCRIPTED_HELPERS {
+        for helper in replaced_helpers() {
             let start = body.insns.len();
             let calls: Vec<usize> = calls_of(&body.insns, helper).collect();
             if calls.is_empty() {
@@ -95,7 +96,8 @@ impl Script {
                 let distance = (start - at - 1) as i32;
                 body.insns[at] = Insn::new(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, distance);
             }
-            body.insns.extend(self.stand_in(helper));
+            let code = if helper == func::TIMER_START { sleeping_timer() } else { self.stand_in(helper) };
+            body.insns.extend(code);
             if let Some(type_id) =
                 btf.and_then(|b| b.script_func(helper)).filter(|_| !body.func_info.is_empty())
             {
@@ -178,6 +180,22 @@ impl Script {
         ]);
         code
     }
+}
+
+/// Helpers whose calls become calls of subprograms: those that are scripted, and the one that would let
+/// timers run by the kernel's own clock.
+pub(super) fn replaced_helpers() -> impl Iterator<Item = i32> {
+    SCRIPTED_HELPERS.iter().copied().chain([func::TIMER_START])
+}
+
+/// Starts the timer in r1 for a time that never comes, with the flags in r3.
+fn sleeping_timer() -> Vec<Insn> {
+    vec![
+        Insn::new(BPF_LD | BPF_IMM | BPF_DW, 2, 0, 0, 0),
+        Insn::new(0, 0, 0, 0, 1 << 30),
+        Insn::new(BPF_JMP | BPF_CALL, 0, 0, 0, func::TIMER_START),
+        Insn::new(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+    ]
 }
 
 /// Where a helper is called. The second half of a 64-bit immediate is no instruction.

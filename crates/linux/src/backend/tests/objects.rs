@@ -7,7 +7,7 @@ use bpf::object::AttachType;
 use super::*;
 use crate::host;
 
-fn programs() -> PathBuf {
+pub(super) fn programs() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../programs")
 }
 
@@ -17,7 +17,7 @@ fn parse(name: &str) -> ObjectSpec {
 }
 
 /// An Ethernet frame with a UDP packet over IPv4, 60 bytes.
-fn udp() -> TestRun {
+pub(super) fn udp() -> TestRun {
     let mut data = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     data.extend([0x45, 0, 0, 46, 0, 1, 0, 0, 64, 17, 0x66, 0xbc, 10, 0, 0, 1, 10, 0, 0, 2]);
     data.extend([0x30, 0x39, 0, 53, 0, 26, 0, 0]);

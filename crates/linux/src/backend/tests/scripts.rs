@@ -154,3 +154,24 @@ fn kernel_runs_without_a_script_where_the_call_is_too_deep() {
     assert!(loaded.warnings()[0].contains("program main follows no script"), "{:?}", loaded.warnings());
     assert_eq!(run(&mut loaded, &packet(64)), 2);
 }
+
+#[test]
+fn kernel_timers_do_not_fire_under_a_script() {
+    crate::needs_kernel!();
+    let bytes = std::fs::read(super::objects::programs().join("ratelimit.bpf.o")).unwrap();
+    let mut spec = ObjectSpec::parse(&bytes, "ratelimit.bpf.o", &crate::host::target()).unwrap();
+    // A period of a nanosecond, where the source has ten seconds.
+    let rodata = spec.maps.iter_mut().find(|m| m.name == ".rodata").unwrap();
+    let MapContents::Data(data) = &mut rodata.contents else { panic!() };
+    let at = data.windows(8).position(|w| w == 10_000_000_000_u64.to_le_bytes()).unwrap();
+    data[at..at + 8].copy_from_slice(&1_u64.to_le_bytes());
+    let buckets = spec.map("buckets").unwrap().0;
+    let left = |scripted| {
+        let mut loaded = load(&spec, &["ratelimit"], scripted).unwrap();
+        loaded.test_run("ratelimit", &super::objects::udp()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        loaded.map_next_key(buckets, None).is_ok()
+    };
+    assert!(left(true), "the bucket stays");
+    assert!(!left(false), "its timer deletes it");
+}
