@@ -119,7 +119,13 @@ impl Loaded for KernelObject {
     }
 
     fn map_update(&self, map: usize, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
-        self.map_at(map)?.update(key, value, flags)
+        // These have lists for each CPU, and what they throw out depends on where the update came from. User
+        // space of the engine is on the first one.
+        let by_cpu = |info: &MapInfo| matches!(info.def.map_type, MapType::LruHash | MapType::LruPercpuHash);
+        let pinned = self.map_infos.get(map).is_some_and(by_cpu).then(|| PinnedToCpu::new(0));
+        let result = self.map_at(map)?.update(key, value, flags);
+        drop(pinned);
+        result
     }
 
     fn map_delete(&self, map: usize, key: &[u8]) -> Result<(), Errno> {
