@@ -4,6 +4,7 @@
 //! reach the program's memory through [`Run`], whatever form its addresses have. Where a helper's answer
 //! is an error, it is the kernel's errno; a [`Fault`] is what a verified program never causes.
 
+mod absent;
 mod bpf_loop;
 mod csum;
 mod dynptr;
@@ -29,6 +30,7 @@ mod timer;
 use uapi::Errno;
 use uapi::bpf::func;
 
+pub use absent::{absent_helper, absent_kfunc};
 pub(crate) use dynptr::{Dynptr, DynptrKind};
 pub(crate) use map::sum_elem_count;
 pub(crate) use probe::{Prober, absence};

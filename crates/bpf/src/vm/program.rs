@@ -12,6 +12,7 @@ use uapi::bpf::{
 use super::check::check;
 use super::interp::{Code, THROW, decode};
 use super::{Fault, Run};
+use crate::helpers::{absent_helper, absent_kfunc};
 use crate::insn::Insn;
 use crate::jit::Compiled;
 use crate::maps::{Map, MapDef};
@@ -252,8 +253,11 @@ impl Linker<'_> {
                 continue;
             }
             let Some(helper) = (self.symbols.helper)(number) else {
-                let message =
-                    format!("program of this type cannot use helper bpf_{}#{number}", HELPER_NAMES[n]);
+                let name = HELPER_NAMES[n];
+                let message = match absent_helper(number) {
+                    Some(why) => format!("helper bpf_{name}#{number} is not there: {why}"),
+                    None => format!("program of this type cannot use helper bpf_{name}#{number}"),
+                };
                 return Err(self.error(i, Errno::EINVAL, message));
             };
             helpers[n] = Some(helper);
@@ -277,7 +281,10 @@ impl Linker<'_> {
                 continue;
             }
             if resolved[position].is_none() && !kfunc.weak {
-                let message = format!("calling kernel function {} is not allowed", kfunc.name);
+                let message = match absent_kfunc(&kfunc.name) {
+                    Some(why) => format!("kernel function {} is not there: {why}", kfunc.name),
+                    None => format!("calling kernel function {} is not allowed", kfunc.name),
+                };
                 return Err(self.error(i, Errno::EACCES, message));
             }
         }
