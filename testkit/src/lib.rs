@@ -7,4 +7,6 @@ pub mod engine;
 pub mod generate;
 pub mod isa;
 pub mod kernel;
+pub mod lower;
+pub mod network;
 pub mod programs;

@@ -202,7 +202,10 @@ impl VethPair {
     pub fn new() -> Result<Self, String> {
         let netns = NetNs::new().map_err(|e| format!("network namespace: {e}"))?;
         let make = || -> Result<(u32, u32), String> {
-            command("ip", &["link", "add", "veth0", "type", "veth", "peer", "name", "veth1"])?;
+            // One queue each, as many as are in use: `ip` shows how many there could be.
+            let queues = ["numtxqueues", "1", "numrxqueues", "1"];
+            let [add, peer] = [["link", "add", "veth0"], ["peer", "name", "veth1"]];
+            command("ip", &[&add[..], &queues, &["type", "veth"], &peer, &queues].concat())?;
             for device in ["lo", "veth0", "veth1"] {
                 command("ip", &["link", "set", device, "up"])?;
             }
