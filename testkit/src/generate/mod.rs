@@ -5,6 +5,7 @@
 
 mod contents;
 mod context;
+pub mod insns;
 mod packet;
 pub mod program;
 mod rng;
