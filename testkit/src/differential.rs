@@ -20,6 +20,27 @@ pub struct Pair {
     names: [&'static str; 2],
 }
 
+/// What differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// In words.
+    pub what: String,
+    /// For values of maps: position of the map, and the first byte that differs.
+    pub place: Option<(usize, usize)>,
+}
+
+impl From<String> for Difference {
+    fn from(what: String) -> Self {
+        Self { what, place: None }
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
 /// The homes differ in what they load.
 #[derive(Clone, Debug)]
 pub enum PairError {
@@ -60,7 +81,7 @@ impl Pair {
     /// # Errors
     ///
     /// What differs.
-    pub fn run(&mut self, program: &str, request: &TestRun) -> Result<Option<TestRunOutput>, String> {
+    pub fn run(&mut self, program: &str, request: &TestRun) -> Result<Option<TestRunOutput>, Difference> {
         let ours = self.first.test_run(program, request);
         let mut request = request.clone();
         if let Ok(output) = &ours {
@@ -70,7 +91,7 @@ impl Pair {
         let events = [self.first.take_events(), self.second.take_events()].map(by_ring);
         let difference = outputs(&ours, &theirs).or_else(|| events_differ(&events[0], &events[1]));
         match difference {
-            Some(what) => Err(format!("{} and {} differ: {what}", self.names[0], self.names[1])),
+            Some(what) => Err(format!("{} and {} differ: {what}", self.names[0], self.names[1]).into()),
             None => Ok(ours.ok()),
         }
     }
@@ -80,7 +101,7 @@ impl Pair {
     /// # Errors
     ///
     /// Different answers.
-    pub fn change(&self, change: &MapChange) -> Result<(), String> {
+    pub fn change(&self, change: &MapChange) -> Result<(), Difference> {
         let apply = |home: &dyn Loaded| match change {
             MapChange::Update { map, key, value, flags } => home.map_update(*map, key, value, *flags),
             MapChange::Delete { map, key } => home.map_delete(*map, key),
@@ -92,7 +113,7 @@ impl Pair {
         let [a, b] = self.names;
         let (MapChange::Update { map, .. } | MapChange::Delete { map, .. }) = change;
         let name = &self.first.maps()[*map].name;
-        Err(format!("map {name}: {a} says {ours:?}, {b} says {theirs:?} to {change:x?}"))
+        Err(format!("map {name}: {a} says {ours:?}, {b} says {theirs:?} to {change:x?}").into())
     }
 
     /// Compares what all maps hold.
@@ -100,31 +121,43 @@ impl Pair {
     /// # Errors
     ///
     /// The first difference.
-    pub fn compare_maps(&self) -> Result<(), String> {
-        (0..self.first.maps().len()).try_for_each(|map| self.compare_map(map))
+    pub fn compare_maps(&self) -> Result<(), Difference> {
+        // The last ones first: what random programs trace is among them, and says most.
+        (0..self.first.maps().len()).rev().try_for_each(|map| self.compare_map(map))
     }
 
-    fn compare_map(&self, map: usize) -> Result<(), String> {
+    fn compare_map(&self, map: usize) -> Result<(), Difference> {
         let info = &self.first.maps()[map];
-        let [a, b] = self.names;
         let [ours, theirs] =
             [&self.first, &self.second].map(|home| elements(home.as_ref(), map, info.def.map_type));
-        let differ = |key: &[u8], x: &Answer, y: &Answer| {
-            Err(format!("map {}[{key:x?}]: {a} has {x:x?}, {b} has {y:x?}", info.name))
-        };
         let absent: Answer = Err(Errno::ENOENT);
         for (key, value) in &ours {
             let other = theirs.binary_search_by(|(k, _)| k.cmp(key)).ok().map_or(&absent, |i| &theirs[i].1);
             if value != other {
-                return differ(key, value, other);
+                return Err(self.value_differs(map, key, value, other));
             }
         }
         for (key, value) in &theirs {
             if ours.binary_search_by(|(k, _)| k.cmp(key)).is_err() {
-                return differ(key, &absent, value);
+                return Err(self.value_differs(map, key, &absent, value));
             }
         }
         Ok(())
+    }
+
+    fn value_differs(&self, map: usize, key: &[u8], ours: &Answer, theirs: &Answer) -> Difference {
+        let [a, b] = self.names;
+        let name = &self.first.maps()[map].name;
+        let (Ok(x), Ok(y)) = (ours, theirs) else {
+            let show =
+                |answer: &Answer| answer.as_ref().map(|v| format!("{v:02x?}")).map_err(Errno::to_string);
+            let (x, y) = (show(ours), show(theirs));
+            return format!("map {name}[{key:02x?}]: {a} has {x:?}, {b} has {y:?}").into();
+        };
+        let at = x.iter().zip(y).position(|(x, y)| x != y).unwrap_or(x.len().min(y.len())) & !7;
+        let near = |v: &[u8]| format!("{:02x?}", &v[at..v.len().min(at + 8)]);
+        let what = format!("map {name}[{key:02x?}] from byte {at}: {a} has {}, {b} has {}", near(x), near(y));
+        Difference { what, place: Some((map, at)) }
     }
 }
 

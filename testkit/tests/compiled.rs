@@ -103,18 +103,18 @@ impl Loaded for Unscripted {
 fn homes(scripted: bool) -> Homes {
     let options = LoadOptions { scripted, ..LoadOptions::default() };
     let (first, second) = (Engine::home(EngineKind::Interp), Engine::home(EngineKind::Jit));
-    Homes { first, second, ifindexes: vec![1, 2], options }
+    Homes { first, second, ifindexes: vec![1, 2], options, hold_timers: false }
 }
 
 #[test]
 fn random_programs_run_the_same_compiled() {
     let (seed, packets) = (setting("EARLYBIRD_SEED", 1), setting("EARLYBIRD_PACKETS", PACKETS));
-    compare_random_programs(&mut homes(false), seed, packets);
-    compare_random_programs(&mut homes(true), !seed, packets / 4);
+    compare_random_programs(&|| homes(false), seed, packets);
+    compare_random_programs(&|| homes(true), !seed, packets / 4);
 }
 
 #[test]
 fn our_programs_run_the_same_compiled() {
     let (seed, packets) = (setting("EARLYBIRD_SEED", 1), setting("EARLYBIRD_PACKETS", PACKETS));
-    compare_objects(&mut homes(false), seed, packets);
+    compare_objects(&|| homes(false), seed, packets);
 }

@@ -24,6 +24,10 @@ pub(super) const CPUMAP: i32 = 17;
 pub(super) const TEXTS: i32 = 18;
 /// One value, so that programs may hold its address.
 pub(super) const CELL: i32 = 19;
+/// What was folded into the sum last, by place in the program.
+pub(super) const TRACE: i32 = 20;
+/// Places that [`TRACE`] has room for.
+pub(super) const TRACE_SITES: usize = 128;
 
 /// Bytes of a value of the maps that hold plain values.
 pub(super) const VALUE_SIZE: u32 = 16;
@@ -58,6 +62,7 @@ pub(super) fn all() -> Vec<MapSpec> {
         map("cpumap", Cpumap, 4, 4, 2, 0),
         map("texts", Array, 4, 64, 1, BPF_F_RDONLY_PROG),
         map("cell", Array, 4, value, 1, 0),
+        map("trace", Array, 4, 8 * TRACE_SITES as u32, 1, 0),
     ];
     maps[JUMPS as usize].contents = MapContents::Slots(vec![
         (0, SlotRef::Program(super::SECOND.to_owned())),

@@ -23,7 +23,7 @@ impl Builder<'_> {
             0 | 1 => {
                 let helper = self.rng.pick(&CLOCKS);
                 self.call(helper);
-                self.fold(0);
+                self.fold();
             }
             2 => self.csum_diff(),
             3 => self.redirect(),
@@ -37,7 +37,7 @@ impl Builder<'_> {
                 self.code.mov_reg(1, SUM_REG);
                 self.code.mov_reg(2, AUX);
                 self.use_subprog(SubprogKind::Mix, None);
-                self.fold(0);
+                self.fold();
             }
             11 => self.loop_helper(),
             12 => self.for_each(),
@@ -104,7 +104,7 @@ impl Builder<'_> {
         c.mov(4, to);
         c.mov_reg(5, if self.rng.one_in(2) { SUM_REG } else { AUX });
         self.call(func::CSUM_DIFF);
-        self.fold(0);
+        self.fold();
     }
 
     fn redirect(&mut self) {
@@ -113,7 +113,7 @@ impl Builder<'_> {
         let flags = self.rng.pick(&[0, 0, 1, 8]);
         self.code.mov(2, flags);
         self.call(func::REDIRECT);
-        self.fold(0);
+        self.fold();
     }
 
     /// `strtol` and `strtoul` of the buffer, which often begins with digits.
@@ -128,9 +128,9 @@ impl Builder<'_> {
         c.stack(4, VALUE);
         let helper = self.rng.pick(&[func::STRTOL, func::STRTOUL]);
         self.call(helper);
-        self.fold(0);
+        self.fold();
         self.code.ldx(BPF_DW, 0, FP, VALUE);
-        self.fold(0);
+        self.fold();
     }
 
     fn strncmp(&mut self) {
@@ -143,7 +143,7 @@ impl Builder<'_> {
         self.call(func::STRNCMP);
         // Only the sign has a meaning.
         self.code.push(BPF_ALU64 | BPF_ARSH | BPF_K, 0, 0, 0, 63);
-        self.fold(0);
+        self.fold();
     }
 
     fn snprintf(&mut self) {
@@ -159,9 +159,9 @@ impl Builder<'_> {
         c.stack(4, VALUE);
         c.mov(5, 8 * args as i32);
         self.call(func::SNPRINTF);
-        self.fold(0);
+        self.fold();
         self.code.ldx(BPF_DW, 0, FP, BUF);
-        self.fold(0);
+        self.fold();
     }
 
     fn stack_atomic(&mut self) {
@@ -188,7 +188,7 @@ impl Builder<'_> {
         let flags = if self.rng.one_in(8) { 1 } else { 0 };
         self.code.mov(4, flags);
         self.call(func::LOOP);
-        self.fold(0);
+        self.fold();
     }
 
     fn for_each(&mut self) {
@@ -199,7 +199,7 @@ impl Builder<'_> {
         let flags = if self.rng.one_in(8) { 1 } else { 0 };
         self.code.mov(4, flags);
         self.call(func::FOR_EACH_MAP_ELEM);
-        self.fold(0);
+        self.fold();
     }
 
     /// `u64 mix(u64 a, u64 b)`: arithmetic, a clock, and memory of its own.

@@ -77,6 +77,29 @@ pub fn object(rng: &mut Rng) -> ObjectSpec {
     }
 }
 
+/// The instructions of [`MAIN`] that lead to what the trace has at an offset.
+#[must_use]
+pub fn listing(spec: &ObjectSpec, trace_offset: usize) -> String {
+    let insns = &spec.programs[0].insns;
+    let names_it = |i: usize| {
+        let (first, second) = (&insns[i], insns.get(i + 1));
+        first.is_ld_imm64()
+            && (first.src, first.imm) == (BPF_PSEUDO_MAP_IDX_VALUE, maps::TRACE)
+            && second.is_some_and(|s| s.imm as usize == trace_offset)
+    };
+    let Some(at) = (0..insns.len()).find(|&i| names_it(i)) else { return String::new() };
+    let from = at.saturating_sub(24);
+    let line = |i: usize| format!("{i}: {}", bpf::disasm::disassemble(&insns[i], insns.get(i + 1), None));
+    let second_half = |i: usize| i > 0 && insns[i - 1].is_ld_imm64();
+    (from..at).filter(|&i| !second_half(i)).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a map is the trace of random programs.
+#[must_use]
+pub fn is_trace(map: usize) -> bool {
+    map == maps::TRACE as usize
+}
+
 /// A program while it is written.
 pub(super) struct Builder<'r> {
     pub(super) rng: &'r mut Rng,
@@ -85,6 +108,8 @@ pub(super) struct Builder<'r> {
     subprog_uses: Vec<(usize, SubprogKind)>,
     kfuncs: Vec<bpf::object::KfuncRef>,
     may_tail_call: bool,
+    /// Places where something was folded into the sum.
+    sites: usize,
 }
 
 /// Static functions that a program may have.
@@ -118,6 +143,8 @@ impl Builder<'_> {
             subprog_uses: Vec::new(),
             kfuncs: Vec::new(),
             may_tail_call,
+            // Only one program has the trace for itself.
+            sites: if may_tail_call { 0 } else { maps::TRACE_SITES },
         };
         b.prologue();
         for _ in 0..steps {
@@ -201,10 +228,16 @@ impl Builder<'_> {
         c.push(BPF_JMP | BPF_JLT | BPF_K, 1, 0, back as i16, times);
     }
 
-    /// Folds a register into the sum.
-    pub(super) fn fold(&mut self, reg: u8) {
+    /// Folds r0 into the sum, and leaves it in the trace, so that a difference shows where it comes from.
+    /// r1 is lost.
+    pub(super) fn fold(&mut self) {
+        if self.sites < maps::TRACE_SITES {
+            self.code.ld_map_value(1, maps::TRACE, 8 * self.sites as i32);
+            self.code.stx(BPF_DW, 1, 0, 0);
+            self.sites += 1;
+        }
         self.code.alu_imm(BPF_MUL, SUM, 0x01f3_5b95);
-        self.code.alu_reg(BPF_ADD, SUM, reg);
+        self.code.alu_reg(BPF_ADD, SUM, 0);
     }
 
     /// Calls a helper.

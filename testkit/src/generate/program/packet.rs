@@ -58,11 +58,11 @@ impl Builder<'_> {
             }
             2 if size != BPF_DW => {
                 self.code.push(BPF_LDX | BPF_MEMSX | size, 0, reg, offset, 0);
-                self.fold(0);
+                self.fold();
             }
             _ => {
                 self.code.ldx(size, 0, reg, offset);
-                self.fold(0);
+                self.fold();
             }
         }
     }
@@ -96,7 +96,7 @@ impl Builder<'_> {
             c.ldx(BPF_W, 0, CTX, to);
             c.alu_reg(BPF_SUB, 0, 2);
         }
-        self.fold(0);
+        self.fold();
     }
 
     /// One of the helpers that move an end of the packet.
@@ -121,13 +121,13 @@ impl Builder<'_> {
             }
         }
         self.call(helper);
-        self.fold(0);
+        self.fold();
     }
 
     fn buff_len(&mut self) {
         self.code.mov_reg(1, CTX);
         self.call(func::XDP_GET_BUFF_LEN);
-        self.fold(0);
+        self.fold();
     }
 
     /// An offset for the helpers that copy: constant, computed, or beyond what they take.
@@ -156,10 +156,10 @@ impl Builder<'_> {
         self.code.stack(3, BUF);
         self.code.mov(4, len);
         self.call(func::XDP_LOAD_BYTES);
-        self.fold(0);
+        self.fold();
         let slot = -8 * self.rng.range(1, 8) as i16;
         self.code.ldx(BPF_DW, 0, FP, slot);
-        self.fold(0);
+        self.fold();
     }
 
     fn store_bytes(&mut self) {
@@ -169,7 +169,7 @@ impl Builder<'_> {
         self.code.stack(3, BUF);
         self.code.mov(4, len);
         self.call(func::XDP_STORE_BYTES);
-        self.fold(0);
+        self.fold();
     }
 
     fn pull_data(&mut self) {
@@ -177,7 +177,7 @@ impl Builder<'_> {
         let len = self.rng.pick(&[0, 14, 64, 1000, 3520, 3521, 3736, 3737, 5000, -1]);
         self.code.mov(2, len);
         self.call_kfunc("bpf_xdp_pull_data");
-        self.fold(0);
+        self.fold();
     }
 
     /// Reads or writes the packet through a dynptr.
@@ -189,7 +189,7 @@ impl Builder<'_> {
         c.mov(2, flags);
         c.stack(3, DYNPTR);
         self.call_kfunc("bpf_dynptr_from_xdp");
-        self.fold(0);
+        self.fold();
         let writes = self.rng.one_in(3);
         if writes {
             self.code.stack(1, DYNPTR);
@@ -207,7 +207,7 @@ impl Builder<'_> {
             self.code.mov(5, 0);
             self.call(func::DYNPTR_READ);
         }
-        self.fold(0);
+        self.fold();
     }
 
     /// A conditional jump on the sum or the other number, to be landed by the caller.

@@ -81,7 +81,7 @@ impl Builder<'_> {
             1 | 2 => self.atomic(PTR, offset),
             _ => {
                 self.code.ldx(BPF_DW, 0, PTR, offset);
-                self.fold(0);
+                self.fold();
             }
         }
     }
@@ -115,7 +115,7 @@ impl Builder<'_> {
                 c.push(BPF_STX | BPF_ATOMIC | size, base, 0, offset, op);
             }
         }
-        self.fold(0);
+        self.fold();
     }
 
     fn update(&mut self, map: i32) {
@@ -127,7 +127,7 @@ impl Builder<'_> {
         c.stack(3, VALUE);
         c.mov(4, flags);
         self.call(func::MAP_UPDATE_ELEM);
-        self.fold(0);
+        self.fold();
     }
 
     fn update_flags(&mut self) -> i32 {
@@ -151,7 +151,7 @@ impl Builder<'_> {
         self.code.ld_map(1, map);
         self.code.stack(2, KEY);
         self.call(func::MAP_DELETE_ELEM);
-        self.fold(0);
+        self.fold();
     }
 
     fn trie(&mut self) {
@@ -176,7 +176,7 @@ impl Builder<'_> {
                 let flags = self.update_flags();
                 self.code.mov(3, flags);
                 self.call(func::MAP_PUSH_ELEM);
-                self.fold(0);
+                self.fold();
             }
             1 => self.take(func::MAP_POP_ELEM),
             _ => self.take(func::MAP_PEEK_ELEM),
@@ -187,9 +187,9 @@ impl Builder<'_> {
         self.code.st(BPF_DW, FP, VALUE, 0x77);
         self.code.stack(2, VALUE);
         self.call(helper);
-        self.fold(0);
+        self.fold();
         self.code.ldx(BPF_DW, 0, FP, VALUE);
-        self.fold(0);
+        self.fold();
     }
 
     /// A bloom filter may say "perhaps", but never of an empty filter, and never "no" of what is in it.
@@ -204,7 +204,7 @@ impl Builder<'_> {
         } else {
             self.call(func::MAP_PEEK_ELEM);
         }
-        self.fold(0);
+        self.fold();
     }
 
     fn map_in_map(&mut self) {
@@ -249,7 +249,7 @@ impl Builder<'_> {
         let flags = self.rng.pick(&[0, 1, 2, 3, 4, 8, 16, 24, -1]);
         self.code.mov(3, flags);
         self.call(func::REDIRECT_MAP);
-        self.fold(0);
+        self.fold();
     }
 
     /// Sends some bytes of the stack to user space.
@@ -272,7 +272,7 @@ impl Builder<'_> {
             c.mov(5, len);
             self.call(func::PERF_EVENT_OUTPUT);
         }
-        self.fold(0);
+        self.fold();
     }
 
     /// Reserves a record of the ring, fills it, and submits or discards it.
