@@ -22,6 +22,8 @@ mod slab;
 mod spin;
 pub mod spsc;
 mod sync;
+#[cfg(not(loom))]
+pub mod virtq;
 mod xdp_buff;
 mod zeroed;
 

@@ -9,6 +9,10 @@ pub mod bpf_attr;
 pub mod errno;
 /// `include/uapi/linux/if_xdp.h`: AF_XDP.
 pub mod if_xdp;
+/// `include/uapi/linux/virtio_net.h`: network devices of virtio.
+pub mod virtio_net;
+/// `include/uapi/linux/virtio_ring.h`: queues of virtio.
+pub mod virtio_ring;
 /// `include/uapi/linux/bpf.h`: what concerns XDP alone: actions and `xdp_md`.
 pub mod xdp;
 
