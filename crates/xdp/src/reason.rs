@@ -156,6 +156,28 @@ reasons! {
         "Attach in native mode, or let the queue drain.";
     GenericRedirectFailed = "generic-redirect-failed", "Generic XDP could not redirect the packet.",
         "Look at the tracepoint xdp_redirect_err for the error.";
+    VirtioRxLength = "virtio-rx-length", "A virtio device gave back a receive buffer that is shorter than headers or longer than the buffer (rx_length_errors).",
+        "Look at the other end: its packets must fit the MTU; without mergeable buffers, 1518 bytes.";
+    VirtioRxMissing = "virtio-rx-missing", "A virtio device announced more receive buffers for a packet than it gave back.",
+        "Look at the other end: num_buffers of the header must be what it used.";
+    VirtioRxOffloaded = "virtio-rx-offloaded", "A virtio device sent a segmented packet, or one without checksum, to a program.",
+        "Turn its offloads off, or let the driver do so (CTRL_GUEST_OFFLOADS).";
+    VirtioRxNotLinear = "virtio-rx-not-linear", "A packet in several receive buffers does not fit a page for a program without fragments.",
+        "Build the program as xdp.frags, or lower the MTU.";
+    VirtioRxTooManyBuffers = "virtio-rx-too-many-buffers", "A packet takes more than 18 receive buffers.",
+        "Lower the MTU, or turn the device's segmentation offloads off.";
+    VirtioRxHeader = "virtio-rx-header", "A virtio device gave a packet header that makes no sense (rx_frame_errors).",
+        "Look at the other end: gso_type, gso_size, csum_start and csum_offset.";
+    VirtioNoProgram = "virtio-no-program", "The virtio device has no program, and takes frames of others only with one (ENXIO).",
+        "Attach a program to it; one that passes everything is enough.";
+    VirtioTxFull = "virtio-tx-full", "The send queue of the virtio device is full.",
+        "Let the other end keep up, or use more queue pairs.";
+    VirtioTxNoHeadroom = "virtio-tx-no-headroom", "The virtio header needs 10 to 20 bytes before the frame, which are not there; it and all after it are lost.",
+        "Use less headroom or metadata.";
+    VirtioBroken = "virtio-broken", "The virtio device has returned a buffer that it did not have, so the queue is out of use.",
+        "Look at the other end, and set the device up anew.";
+    VirtioHostNoBuffer = "virtio-host-no-buffer", "The other end of a virtio device had no receive buffer for a packet, or the device is down.",
+        "Let the receiver keep up, with more queue pairs or a larger ring.";
     NoHandler = "no-handler", "Nobody takes packets that the device receives.",
         "Attach a host or a port to the device.";
 }

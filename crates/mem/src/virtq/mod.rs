@@ -93,7 +93,10 @@ impl Desc {
     fn write(self, table: SharedSlice<'_>, index: usize) {
         let at = index * VRING_DESC_SIZE;
         table.write_u64(at, self.addr);
-        table.write_u64(at + 8, u64::from(self.len) | u64::from(self.flags) << 32 | u64::from(self.next) << 48);
+        table.write_u64(
+            at + 8,
+            u64::from(self.len) | u64::from(self.flags) << 32 | u64::from(self.next) << 48,
+        );
     }
 
     fn read(table: SharedSlice<'_>, index: usize) -> Self {

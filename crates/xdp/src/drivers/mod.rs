@@ -2,3 +2,4 @@
 
 pub mod loopback;
 pub mod veth;
+pub mod virtio_net;
