@@ -515,3 +515,48 @@ fn sockets_get_packets_and_one_flush() {
     assert_eq!(*socket.0.lock().unwrap(), ["rcv 60", "rcv 60", "rcv 60", "flush"]);
     assert!(w.lines(Tracepoint::XdpRedirectErr)[0].ends_with("to_ifindex=0 err=-105 map_id=5 map_index=0"));
 }
+
+/// The engine's AF_XDP sockets behind a redirect: what the application reads is what the program sent.
+#[test]
+fn packets_reach_the_application_of_an_xsk() {
+    use super::XskEntry;
+    use uapi::Errno;
+    use xsk::{Socket, SocketConfig, Umem, UmemConfig};
+
+    struct Fds(Arc<xsk::engine::XskSocket>);
+    impl bpf::maps::Refs for Fds {
+        fn socket(&self, _: i32) -> Result<bpf::maps::Object, Errno> {
+            Ok(Arc::new(XskEntry(self.0.clone())))
+        }
+    }
+    struct Nic;
+    impl xsk::engine::XskDevice for Nic {
+        fn is_up(&self) -> bool {
+            true
+        }
+        fn queues(&self) -> (u32, u32) {
+            (1, 0)
+        }
+        fn xmit(&self, _: u16, _: xsk::engine::TxPacket) -> xsk::engine::Xmit {
+            unreachable!("it has no queues to send by")
+        }
+    }
+    let mut w = pairs();
+    let host = xsk::engine::XskHost::new(|| 0);
+    host.register_device(11, Arc::new(Nic));
+    let umem = Umem::new(UmemConfig { frames: 8, ..UmemConfig::default() }).unwrap();
+    let mut socket = Socket::open(&host, &umem, SocketConfig::new(11, 0)).unwrap();
+    assert_eq!(socket.fill.as_mut().unwrap().refill(2), 2);
+    let xsks = map(MapType::Xskmap, 4, 4, 5);
+    let fds = Fds(host.by_number(socket.number()).unwrap());
+    xsks.open().update_with(&fds, &0_u32.to_le_bytes(), &0_u32.to_le_bytes(), 0).unwrap();
+    let program = w.xdp(&redirect_map(0, 0), &[xsks]);
+    let stats = w.ledger(&[("drop.xsk-refused", 1)], |w| w.live(&program, 11, 3, 60));
+    assert_eq!(stats, LiveStats { redirected: 2, dropped: 1, passed: 0 });
+    let lengths: Vec<_> = socket.rx.as_mut().unwrap().peek(9).map(|f| f.len()).collect();
+    assert_eq!(lengths, [60, 60]);
+    let counted = socket.statistics().unwrap();
+    assert_eq!((counted.rx_dropped, counted.rx_fill_ring_empty_descs), (1, 1));
+    assert!(w.lines(Tracepoint::XdpRedirectErr)[0].ends_with("err=-12 map_id=5 map_index=0"));
+    w.check_frames();
+}

@@ -28,6 +28,17 @@ pub trait XskSocket: Send + Sync {
     fn flush(&self);
 }
 
+/// The engine's sockets. Putting one in a map is [`XskEntry`]; what it sends is for its own device to take.
+impl XskSocket for xsk::engine::XskSocket {
+    fn rcv(&self, buff: &XdpBuff<'_>) -> Result<(), Errno> {
+        Self::rcv(self, buff)
+    }
+
+    fn flush(&self) {
+        Self::flush(self);
+    }
+}
+
 /// What an xskmap holds.
 pub struct XskEntry(pub Arc<dyn XskSocket>);
 
