@@ -393,6 +393,18 @@ impl<T: RingEntry> Consumer<T> {
         self.prod.wrapping_sub(self.cons).min(self.ring.size())
     }
 
+    /// Entries that the producer claimed when last asked, even if they are more than the ring has.
+    #[must_use]
+    pub fn claimed(&self) -> u32 {
+        self.prod.wrapping_sub(self.cons)
+    }
+
+    /// Index of the next entry, running.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.cons
+    }
+
     /// How many entries can be read, `want` at most. The other side is only asked if it matters.
     ///
     /// Kernel: `net/xdp/xsk_queue.h xskq_cons_nb_entries, v6.18`

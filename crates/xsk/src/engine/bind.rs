@@ -9,6 +9,7 @@ use uapi::Errno;
 use uapi::if_xdp::*;
 
 use super::pool::Pool;
+use super::sanitizer::Watch;
 use super::socket::{Control, Link, completion_side, fill_side};
 use super::umem::EngineUmem;
 use super::{XskDevice, XskSocket, locked};
@@ -113,6 +114,7 @@ impl XskSocket {
             fill_side(&fill.0, fill.1)?,
             completion_side(&completion.0, completion.1)?,
             flags & XDP_USE_NEED_WAKEUP != 0,
+            self.host.sanitizer.clone().map(|to| (to, Watch::new((ifindex, queue), &umem))),
         ));
         pools.insert((ifindex, queue), Arc::downgrade(&pool));
         let sg = umem.sg.load(Relaxed);

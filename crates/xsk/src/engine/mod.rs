@@ -13,6 +13,7 @@
 mod bind;
 mod pool;
 mod rcv;
+mod sanitizer;
 mod socket;
 mod umem;
 mod wire;
@@ -26,6 +27,7 @@ use uapi::Errno;
 
 use crate::port::{Home, RawSocket};
 
+pub use sanitizer::{FINDINGS_MAX, Finding, LEAK_PATIENCE, Mistake, Sanitizer, WAKEUP_PATIENCE};
 pub use socket::XskSocket;
 pub use wire::{Wire, WireDevice};
 pub use xmit::{Completion, TxPacket};
@@ -77,12 +79,29 @@ pub(crate) struct HostState {
     pools: Mutex<HashMap<(u32, u16), Weak<Pool>>>,
     clock_tai_ns: Box<dyn Fn() -> u64 + Send + Sync>,
     ring_entries_max: u32,
+    sanitizer: Option<Arc<Sanitizer>>,
 }
 
 impl XskHost {
     /// A host without devices. The clock (TAI, nanoseconds) is only read to stamp packets that ask for it.
     #[must_use]
     pub fn new(clock_tai_ns: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self::make(clock_tai_ns, None)
+    }
+
+    /// As [`XskHost::new`], with a sanitizer that watches all sockets.
+    #[must_use]
+    pub fn with_sanitizer(
+        clock_tai_ns: impl Fn() -> u64 + Send + Sync + 'static,
+        sanitizer: Arc<Sanitizer>,
+    ) -> Self {
+        Self::make(clock_tai_ns, Some(sanitizer))
+    }
+
+    fn make(
+        clock_tai_ns: impl Fn() -> u64 + Send + Sync + 'static,
+        sanitizer: Option<Arc<Sanitizer>>,
+    ) -> Self {
         Self {
             state: Arc::new(HostState {
                 sockets: Mutex::default(),
@@ -91,6 +110,7 @@ impl XskHost {
                 pools: Mutex::default(),
                 clock_tai_ns: Box::new(clock_tai_ns),
                 ring_entries_max: RING_ENTRIES_MAX,
+                sanitizer,
             }),
         }
     }

@@ -10,6 +10,7 @@ use mem::spsc::{Consumer, Producer};
 use uapi::if_xdp::*;
 use uapi::xdp::XDP_PACKET_HEADROOM;
 
+use super::sanitizer::{Sanitizer, Watch};
 use super::umem::EngineUmem;
 
 /// Kernel: `include/net/xsk_buff_pool.h struct xsk_buff_pool, v6.18`
@@ -20,6 +21,8 @@ pub(super) struct Pool {
     completion: SpinLock<CompletionSide>,
     /// `XDP_USE_NEED_WAKEUP`, which those that share inherit.
     pub(super) uses_need_wakeup: AtomicBool,
+    /// Who is told of mistakes.
+    sanitizer: Option<(Arc<Sanitizer>, SpinLock<Watch>)>,
 }
 
 /// Where buffers to receive into come from.
@@ -43,13 +46,28 @@ impl Pool {
         fill: Consumer<u64>,
         completion: Producer<u64>,
         uses_need_wakeup: bool,
+        sanitizer: Option<(Arc<Sanitizer>, Watch)>,
     ) -> Self {
         Self {
             umem,
             fill: SpinLock::new(FillSide { ring: fill, free: Vec::new(), empty: 0 }),
             completion: SpinLock::new(CompletionSide { ring: completion, reserved: 0 }),
             uses_need_wakeup: AtomicBool::new(uses_need_wakeup),
+            sanitizer: sanitizer.map(|(to, watch)| (to, SpinLock::new(watch))),
         }
+    }
+
+    /// Tells the sanitizer, if there is one.
+    #[inline]
+    pub(super) fn watch(&self, tell: impl FnOnce(&mut Watch, &Sanitizer)) {
+        if let Some((to, watch)) = &self.sanitizer {
+            watch.with(|w| tell(w, to));
+        }
+    }
+
+    /// Entries of the completion ring.
+    pub(super) fn completion_entries(&self) -> u32 {
+        self.completion.with(|c| c.ring.capacity())
     }
 
     /// Reserves an entry of the completion ring; `false` if it is full.
@@ -74,6 +92,7 @@ impl Pool {
     pub(super) fn complete(&self, addrs: impl Iterator<Item = u64>) {
         self.completion.with(|c| {
             for addr in addrs {
+                self.watch(|w, _| w.completed(self.umem.offset_of(addr)));
                 c.reserved = c.reserved.saturating_sub(1);
                 // A peer that moves its index back can make the ring full meanwhile; it has lost this one.
                 let _ = c.ring.push(addr);
@@ -118,18 +137,20 @@ impl FillSide {
     /// Kernel: `net/xdp/xsk_buff_pool.c xp_alloc, v6.18`
     #[doc(alias = "xp_alloc")]
     #[inline]
-    pub(super) fn alloc(&mut self, umem: &EngineUmem) -> Option<u64> {
+    pub(super) fn alloc(&mut self, pool: &Pool) -> Option<u64> {
         if let Some(base) = self.free.pop() {
             return Some(base);
         }
         for _ in 0..self.ring.capacity() {
             let Some(addr) = self.ring.peek() else { break };
             self.ring.take(1);
-            if let Some(base) = valid_base(umem, addr) {
+            pool.watch(|w, to| w.taken(to, &pool.umem, addr));
+            if let Some(base) = pool.umem.fill_base(addr) {
                 return Some(base);
             }
         }
         self.empty += 1;
+        pool.watch(|w, to| w.starving(to));
         None
     }
 
@@ -153,18 +174,5 @@ impl FillSide {
         if (self.free.len() as u64) < umem.size / u64::from(umem.chunk_size) {
             self.free.push(base);
         }
-    }
-}
-
-/// Kernel: `net/xdp/xsk_buff_pool.c xp_check_aligned, xp_check_unaligned, v6.18`
-#[inline]
-fn valid_base(umem: &EngineUmem, addr: u64) -> Option<u64> {
-    let chunk = u64::from(umem.chunk_size);
-    if umem.unaligned {
-        let base = addr & XSK_UNALIGNED_BUF_ADDR_MASK;
-        (base + chunk <= umem.size).then_some(base)
-    } else {
-        let base = addr & !(chunk - 1);
-        (base < umem.size).then_some(base)
     }
 }

@@ -24,6 +24,7 @@ impl XskSocket {
         let link = self.bound()?;
         let rxq = buff.rxq();
         if rxq.ifindex != link.ifindex || rxq.queue_index != u32::from(link.queue) {
+            link.pool.watch(|w, to| w.wrong_queue(to, rxq.ifindex, rxq.queue_index));
             return Err(Errno::EINVAL);
         }
         let len = buff.linear().len() + buff.frags().iter().map(|f| f.bytes().len()).sum::<usize>();
@@ -34,6 +35,7 @@ impl XskSocket {
         }
         let pool = &link.pool;
         pool.fill.with(|fill| {
+            self.watch_rings(pool, fill);
             self.rx.with(|rx| match rx {
                 None => Err(Errno::ENXIO),
                 Some(rx) if len <= frame_size && buff.frags().is_empty() => {
@@ -55,6 +57,17 @@ impl XskSocket {
         self.wake_readers();
     }
 
+    /// Lets the sanitizer look before a packet comes. Its lock is the innermost.
+    #[inline]
+    fn watch_rings(&self, pool: &Pool, fill: &mut FillSide) {
+        pool.watch(|w, to| {
+            w.scan(to, &pool.umem, &mut fill.ring);
+            if let Ok(tx) = self.tx.try_lock() {
+                w.tx_waits(to, tx.as_ref().map_or(0, |tx| tx.ring.present()));
+            }
+        });
+    }
+
     fn copy_one(
         &self,
         pool: &Pool,
@@ -63,7 +76,7 @@ impl XskSocket {
         buff: &XdpBuff<'_>,
         len: usize,
     ) -> Result<(), Errno> {
-        let Some(base) = fill.alloc(&pool.umem) else {
+        let Some(base) = fill.alloc(pool) else {
             self.rx_dropped.fetch_add(1, Relaxed);
             return Err(Errno::ENOMEM);
         };
@@ -71,6 +84,7 @@ impl XskSocket {
         let from = buff.meta_and_linear();
         copy(pool, pool.data_offset(base) - meta, from);
         if rx.ring.push(XdpDesc { addr: pool.handle(base), len: len as u32, options: 0 }) {
+            pool.watch(|w, _| w.received(base));
             return Ok(());
         }
         self.rx_ring_full.fetch_add(1, Relaxed);
@@ -91,6 +105,7 @@ impl XskSocket {
         let n = (len.max(1) - 1) / frame_size + 1;
         let wanted = u32::try_from(n).map_err(|_| Errno::ENOMEM)?;
         if !fill.can_alloc(wanted) {
+            pool.watch(|w, to| w.starving(to));
             self.rx_dropped.fetch_add(1, Relaxed);
             return Err(Errno::ENOMEM);
         }
@@ -121,6 +136,7 @@ impl XskSocket {
             // What metadata took does not count.
             let len = frame_size.saturating_sub(room) as u32;
             let pushed = rx.ring.push(XdpDesc { addr: pool.handle(base), len, options });
+            pool.watch(|w, _| w.received(base));
             debug_assert!(pushed, "the places were counted, and do not become fewer");
         }
         Ok(())
@@ -131,7 +147,7 @@ impl XskSocket {
     fn take_buffers(&self, pool: &Pool, fill: &mut FillSide, rx: &mut RxSide, n: usize) -> bool {
         rx.bases.clear();
         while rx.bases.len() < n {
-            match fill.alloc(&pool.umem) {
+            match fill.alloc(pool) {
                 Some(base) if !rx.bases.contains(&base) => rx.bases.push(base),
                 _ => {
                     rx.bases.drain(..).for_each(|base| fill.free(&pool.umem, base));

@@ -102,6 +102,21 @@ impl EngineUmem {
         }
     }
 
+    /// The start of the buffer that an entry of the fill ring names; `None` if it does not lie in the memory.
+    ///
+    /// Kernel: `net/xdp/xsk_buff_pool.c xp_check_aligned, xp_check_unaligned, v6.18`
+    #[inline]
+    pub(super) fn fill_base(&self, addr: u64) -> Option<u64> {
+        let chunk = u64::from(self.chunk_size);
+        if self.unaligned {
+            let base = addr & XSK_UNALIGNED_BUF_ADDR_MASK;
+            (base + chunk <= self.size).then_some(base)
+        } else {
+            let base = addr & !(chunk - 1);
+            (base < self.size).then_some(base)
+        }
+    }
+
     /// Whether a descriptor of the TX ring is valid.
     ///
     /// Kernel: `net/xdp/xsk_queue.h xp_validate_desc, v6.18`

@@ -61,7 +61,12 @@ impl Wire {
     /// Two devices that are up, with so many queues each and an MTU of 1500.
     #[must_use]
     pub fn new(queues: u32, clock_tai_ns: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
-        let host = XskHost::new(clock_tai_ns);
+        Self::on(XskHost::new(clock_tai_ns), queues)
+    }
+
+    /// As [`Wire::new`], on a host that was made before. It gets devices 1 and 2.
+    #[must_use]
+    pub fn on(host: XskHost, queues: u32) -> Self {
         let device = |ifindex| {
             Arc::new(WireDevice {
                 ifindex,

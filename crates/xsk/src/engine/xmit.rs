@@ -101,6 +101,7 @@ impl XskSocket {
         if u32::from(link.queue) >= link.device.queues().1 {
             return Ok(());
         }
+        link.pool.watch(|w, _| w.kicked());
         let result = self.xmit_batch(link, tx);
         tx.ring.release();
         result
@@ -132,10 +133,16 @@ impl XskSocket {
                 continue;
             }
             if !pool.reserve_completion() {
+                let entries = pool.completion_entries();
+                pool.watch(|w, to| w.completions_not_taken(to, entries));
                 return Err(Errno::EAGAIN);
             }
             match self.build(pool, tx, &desc) {
-                Ok(()) => tx.ring.take(1),
+                Ok(()) => {
+                    let offset = pool.umem.offset_of(desc.addr);
+                    pool.watch(|w, to| w.sending(to, offset, tx.ring.position()));
+                    tx.ring.take(1);
+                }
                 Err(BuildError::Overflow) => {
                     tx.invalid += self.abandon(pool, tx) + 1;
                     pool.complete(std::iter::once(desc.addr));
@@ -172,6 +179,7 @@ impl XskSocket {
 
     /// An invalid descriptor goes back unsent, with what was built of its packet; the call ends there.
     fn give_back_invalid(&self, pool: &Pool, tx: &mut TxSide, desc: XdpDesc) -> Result<(), Errno> {
+        pool.watch(|w, to| w.bad_descriptor(to, &pool.umem, &desc, tx.ring.position()));
         let more = desc.options & XDP_PKT_CONTD != 0;
         let drain = tx.partial.is_some() || tx.drain || more;
         tx.invalid += self.abandon(pool, tx);

@@ -12,7 +12,7 @@ use mem::XdpBuff;
 use uapi::Errno;
 use uapi::bpf::*;
 use uapi::xdp::BPF_XDP;
-use xsk::engine::Wire;
+use xsk::engine::{Wire, XskHost};
 use xsk::{Home, KernelHome};
 
 /// Two devices, `here` and `there`, with two queues each. Packets that come to `here` go to the socket of
@@ -35,13 +35,17 @@ pub(crate) trait Lab: Sync {
 }
 
 pub(crate) struct EngineLab {
-    wire: Wire,
+    pub(crate) wire: Wire,
     arrived: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl EngineLab {
     pub(crate) fn new() -> Self {
-        let wire = Wire::new(2, || 1_795_344_080_578_294_572);
+        Self::on(XskHost::new(|| 1_795_344_080_578_294_572))
+    }
+
+    pub(crate) fn on(host: XskHost) -> Self {
+        let wire = Wire::on(host, 2);
         let arrived: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
         let to = arrived.clone();
         wire.b.set_tap(move |packet| to.lock().unwrap().push(packet.to_vec()));

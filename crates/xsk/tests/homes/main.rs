@@ -4,6 +4,7 @@
 mod lab;
 mod raw;
 mod rx;
+mod sanitizer;
 mod setup;
 mod tx;
 
