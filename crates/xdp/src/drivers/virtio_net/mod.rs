@@ -115,6 +115,8 @@ pub struct VirtioNet {
     rxhash: AtomicBool,
     control: Mutex<Control>,
     backend: OnceLock<Arc<dyn Backend>>,
+    /// Packets may wait whose interrupts came while the device was down.
+    catch_up: AtomicBool,
     /// The device's end is scheduled or works.
     worker: AtomicBool,
     rx_length_errors: AtomicU64,
@@ -240,6 +242,7 @@ impl VirtioNet {
             rxhash: AtomicBool::new(false),
             control: Mutex::new(control),
             backend: OnceLock::new(),
+            catch_up: AtomicBool::new(false),
             worker: AtomicBool::new(false),
             rx_length_errors: AtomicU64::new(0),
             rx_frame_errors: AtomicU64::new(0),
@@ -325,6 +328,7 @@ impl VirtioNet {
         if !self.core.is_up() || index >= self.rqs.len() {
             return;
         }
+        self.catch_up(cx);
         if queue.is_multiple_of(2) {
             let rq = &self.rqs[index];
             if self.schedule(cx, &rq.scheduled, rq.index) {
@@ -338,11 +342,25 @@ impl VirtioNet {
         }
     }
 
+    /// Schedules all receive queues when the device has come up. The kernel does so at once; here it takes a
+    /// CPU, and the first that has something to do with the device does it.
+    ///
+    /// Kernel: `drivers/net/virtio_net.c virtnet_napi_enable, v6.18`
+    #[doc(alias = "virtnet_napi_enable")]
+    fn catch_up(&self, cx: &mut Softirq<'_>) {
+        if self.catch_up.swap(false, AcqRel) {
+            for rq in &self.rqs {
+                self.schedule(cx, &rq.scheduled, rq.index);
+            }
+        }
+    }
+
     /// Tells the device's end that there are buffers in a queue.
     ///
     /// Kernel: `drivers/virtio/virtio_ring.c virtqueue_notify, v6.18`
     #[doc(alias = "virtqueue_notify")]
     fn notify(&self, cx: &mut Softirq<'_>, queue: u16) {
+        self.catch_up(cx);
         if self.backend.get().is_some_and(|b| b.notify(queue)) {
             self.schedule(cx, &self.worker, self.worker_napi());
         }

@@ -201,6 +201,7 @@ impl VirtioNet {
         for sq in &self.sqs {
             sq.queue.with(|q| q.vq.rearm_from_now());
         }
+        self.catch_up.store(true, Release);
     }
 
     /// Fills the receive queues in use.

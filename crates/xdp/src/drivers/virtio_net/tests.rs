@@ -4,6 +4,7 @@ mod attach;
 mod geometry;
 mod hostile;
 mod receive;
+mod rust_vmm;
 mod send;
 
 use std::sync::Arc;
