@@ -1,3 +1,5 @@
+mod virtio;
+
 use std::sync::Arc;
 
 use bpf::Insn;
