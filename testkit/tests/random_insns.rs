@@ -7,10 +7,12 @@
 
 use bpf::Insn;
 use bpf::disasm::disassemble;
+use bpf::vm::Fault;
 use testkit::engine;
 use testkit::generate::{Rng, insns};
 use testkit::isa::with_prolog;
 use testkit::kernel::KernelProgram;
+use uapi::bpf::{BPF_JA, BPF_JMP};
 
 /// Programs unless told otherwise, and packets for each.
 const PROGRAMS: u64 = 3_000;
@@ -24,9 +26,42 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |v| v.parse().unwrap_or_else(|e| panic!("{name}={v}: {e}")))
 }
 
+/// What does nothing.
+const NOP: Insn = Insn::new(BPF_JMP | BPF_JA, 0, 0, 0, 0);
+
 fn listing(program: &[Insn]) -> String {
-    let lines = program.iter().enumerate();
+    let lines = program.iter().enumerate().filter(|(_, insn)| **insn != NOP);
     lines.map(|(i, insn)| format!("{i:4}: {}\n", disassemble(insn, program.get(i + 1), None))).collect()
+}
+
+/// R0 and the packet afterwards.
+type Answer = (Result<u64, Fault>, Vec<u8>);
+
+/// What interpreter and kernel answer; `None` if one of them does not take the program.
+fn answers(program: &[Insn], packet: &[u8]) -> Option<[Answer; 2]> {
+    let linked = engine::link(program).ok()?;
+    let (r0, after) = KernelProgram::load(program).ok()?.run(packet).ok()?;
+    Some([engine::interpret(&linked, packet, FUEL), (Ok(r0), after)])
+}
+
+/// Leaves out instructions as long as the two still differ.
+fn shrink(program: &[Insn], packet: &[u8]) -> Vec<Insn> {
+    let mut small = program.to_vec();
+    let mut before = Vec::new();
+    while before != small {
+        before.clone_from(&small);
+        for at in (0..small.len()).rev().filter(|&at| before[at] != NOP && before[at].code != 0) {
+            let mut less = small.clone();
+            less[at] = NOP;
+            if small[at].is_ld_imm64() {
+                less[at + 1] = NOP;
+            }
+            if answers(&less, packet).is_some_and(|[ours, theirs]| ours.0.is_ok() && ours != theirs) {
+                small = less;
+            }
+        }
+    }
+    small
 }
 
 #[test]
@@ -61,13 +96,14 @@ fn the_kernel_runs_generated_programs_as_the_interpreter_does() {
             let packet = insns::input(&mut rng);
             let ours = engine::interpret(&linked, &packet, FUEL);
             let theirs = kernel.run(&packet).unwrap_or_else(|e| panic!("EARLYBIRD_SEED={seed}: {e}"));
-            assert_eq!(
-                (ours.0.as_ref().ok(), &ours.1),
-                (Some(&theirs.0), &theirs.1),
-                "EARLYBIRD_SEED={seed} over {packet:x?}: {:?}\n{}",
-                ours.0,
-                listing(&program)
-            );
+            if (ours.0.as_ref().ok(), &ours.1) != (Some(&theirs.0), &theirs.1) {
+                let small = shrink(&program, &packet);
+                let [ours, theirs] = answers(&small, &packet).unwrap_or([ours, (Ok(theirs.0), theirs.1)]);
+                panic!(
+                    "EARLYBIRD_SEED={seed} over {packet:x?}: {ours:x?} and the kernel {theirs:x?}\n{}",
+                    listing(&small)
+                );
+            }
         }
     }
     let share = refused.len() as u64 * 1000 / programs.max(1);

@@ -219,16 +219,19 @@ impl Generator<'_> {
         }
     }
 
-    /// At an offset that is known only when the program runs.
+    /// At an offset that is known only when the program runs. The number is added to the pointer and not the
+    /// pointer to the number: 6.18 then takes the stack of a function for that of its caller.
     fn stack_at_a_number(&mut self, size: u8, bytes: i16) {
         let (index, value) = (self.number(), self.number());
+        let base = if index == 0 { 1 } else { 0 };
         self.push(BPF_ALU64 | BPF_AND, index, 0, 0, i32::from((STACK - 1) & -bytes));
-        self.push(BPF_ALU64 | BPF_ADD | BPF_X, index, FP, 0, 0);
-        if self.rng.one_in(2) || index == value {
-            self.push(BPF_LDX | BPF_MEM | size, index, index, -STACK, 0);
+        self.push(BPF_ALU64 | BPF_MOV | BPF_X, base, FP, 0, 0);
+        self.push(BPF_ALU64 | BPF_ADD | BPF_X, base, index, 0, 0);
+        if self.rng.one_in(2) || base == value {
+            self.push(BPF_LDX | BPF_MEM | size, base, base, -STACK, 0);
         } else {
-            self.push(BPF_STX | BPF_MEM | size, index, value, -STACK, 0);
-            self.push(BPF_ALU64 | BPF_MOV, index, 0, 0, 0);
+            self.push(BPF_STX | BPF_MEM | size, base, value, -STACK, 0);
+            self.push(BPF_ALU64 | BPF_MOV, base, 0, 0, 0);
         }
     }
 
@@ -244,6 +247,9 @@ impl Generator<'_> {
             _ => BPF_CMPXCHG,
         };
         self.push(BPF_STX | BPF_ATOMIC | size, FP, src, off, op);
+        if op & BPF_FETCH != 0 {
+            self.forget(if op == BPF_CMPXCHG { 0 } else { src });
+        }
         if self.rng.one_in(3) {
             let (size, bytes) = self.size();
             let off = -bytes * (1 + self.rng.index((STACK / bytes) as usize) as i16);
@@ -254,6 +260,14 @@ impl Generator<'_> {
                 self.push(BPF_STX | BPF_ATOMIC | size, FP, reg, off, BPF_STORE_REL);
             }
         }
+    }
+
+    /// Sends a number through the packet, so that the verifier knows nothing of it. Through atomics that
+    /// fetch, 6.18 does not follow where a number came from, and takes branches for dead that are not.
+    fn forget(&mut self, reg: u8) {
+        let off = self.rng.index(PACKET_LEN - 7) as i16;
+        self.push(BPF_STX | BPF_MEM | BPF_DW, PACKET, reg, off, 0);
+        self.push(BPF_LDX | BPF_MEM | BPF_DW, reg, PACKET, off, 0);
     }
 
     /// Some steps that are skipped under a condition, and perhaps others in their place.

@@ -98,7 +98,7 @@ fn round(
 
 /// A request in one line; its seed makes it again.
 fn show(request: &TestRun) -> String {
-    let hex: String = request.data.iter().take(128).map(|b| format!("{b:02x}")).collect();
+    let hex: String = request.data.iter().map(|b| format!("{b:02x}")).collect();
     let (len, ctx, repeat) = (request.data.len(), request.ctx, request.repeat);
     format!("packet of {len} bytes, {ctx:?}, repeat {repeat}: {hex}")
 }
@@ -206,6 +206,7 @@ pub(crate) fn compare_random_programs(make: Make<'_>, seed: u64, packets: u64) {
     });
     let (total, refused) = (total.into_inner(), refused.into_inner().unwrap());
     println!("{total} packets over {rounds} random programs, {} refused by one home", refused.len());
+    refused.iter().take(3).for_each(|why| println!("{why}"));
     let limit = (rounds * REFUSED_PER_MILLE / 1000).max(2);
     assert!(refused.len() as u64 <= limit, "{} refused:\n{}", refused.len(), refused.join("\n"));
 }
