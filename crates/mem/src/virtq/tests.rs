@@ -160,3 +160,48 @@ fn a_layout_must_fit() {
     assert!(!QueueLayout { desc: usize::MAX - 15, ..layout }.fits(end));
     assert!(!QueueLayout { used: layout.used + 1, ..layout }.fits(end + 16));
 }
+
+/// The two sides on two threads: each chain arrives once, with the bytes that were written before it was shown.
+#[test]
+fn two_threads_see_what_was_written_before() {
+    const CHAINS: u32 = 50_000;
+    for features in ALL {
+        let (mut driver, mut device, memory) = queues(16, features);
+        let echo = std::thread::spawn(move || {
+            let (mut chain, mut seen) = (Chain::default(), 0);
+            while seen < CHAINS {
+                if !device.pop(&mut chain).unwrap() {
+                    std::thread::yield_now();
+                    continue;
+                }
+                let mut bytes = [0; 4];
+                assert_eq!(device.read(&chain, &mut bytes), 4);
+                assert_eq!(u32::from_le_bytes(bytes), seen);
+                device.write(&chain, &(!seen).to_le_bytes());
+                device.push_used(&chain, 4);
+                device.publish();
+                seen += 1;
+            }
+        });
+        let (mut sent, mut back) = (0_u32, 0);
+        while back < CHAINS {
+            let slot = sent as usize % 8;
+            let (out, into) = (buffer(2 * slot, 4), buffer(2 * slot + 1, 4));
+            if sent < CHAINS && sent - back < 8 {
+                memory.view().write_u32(out.addr as usize, sent);
+                driver.add(&[out], &[into], sent).unwrap();
+                sent += 1;
+            }
+            match driver.get_buf() {
+                Some((token, len)) => {
+                    let answer =
+                        memory.view().read_u32(buffer(2 * (token as usize % 8) + 1, 4).addr as usize);
+                    assert_eq!((token, len, answer), (back, 4, !back));
+                    back += 1;
+                }
+                None => std::thread::yield_now(),
+            }
+        }
+        echo.join().unwrap();
+    }
+}
