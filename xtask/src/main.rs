@@ -29,7 +29,7 @@ enum Task {
     /// Compare with other implementations over fetched corpora
     #[command(subcommand)]
     Corpus(Corpus),
-    /// Check that the committed objects of programs/ are what their sources build to
+    /// Check that the committed objects of programs/ and of the verifier's tests are what their sources build to
     Programs,
 }
 
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
         Task::Tidy { quick } => tidy::run(&root, quick),
         Task::Ci => ci(&root),
         Task::Corpus(Corpus::Verifier(options)) => corpus::verifier::run(&root, &options),
-        Task::Programs => sh(&root, "programs/build.sh", &["--check"]),
+        Task::Programs => programs(&root),
     }
 }
 
@@ -56,9 +56,15 @@ fn root() -> PathBuf {
 
 fn ci(root: &Path) -> Result<()> {
     tidy::run(root, false)?;
-    sh(root, "programs/build.sh", &["--check"])?;
+    programs(root)?;
     sh(root, "cargo", &["test", "--workspace", "--lib", "--bins", "--tests"])?;
     sh(root, "cargo", &["test", "--workspace", "--doc"])
+}
+
+/// Objects are what their sources build to.
+fn programs(root: &Path) -> Result<()> {
+    sh(root, "programs/build.sh", &["--check"])?;
+    sh(root, "testdata/verifier/rejections/build.sh", &["--check"])
 }
 
 /// Runs a command in the workspace and fails with it.

@@ -1,5 +1,6 @@
 //! [`Verification`]: what a home's verifier says of a program.
 
+use bpf::verifier::explain::Explanation;
 use bpf::verifier::rules::Rule;
 use uapi::Errno;
 
@@ -31,6 +32,8 @@ pub struct Refusal {
     pub message: String,
     /// The rule that is broken; `None` if the kernel says something that the table does not know.
     pub rule: Option<&'static Rule>,
+    /// The story behind it, which only the engine's verifier tells.
+    pub explanation: Option<Box<Explanation>>,
 }
 
 impl Refusal {
@@ -46,7 +49,8 @@ impl Refusal {
             true => Some(Rule::silent()),
             false => Rule::of_message(&message),
         };
-        Self { errno, insn: last.and_then(|at| instruction(told[at])), message, rule }
+        let insn = last.and_then(|at| instruction(told[at]));
+        Self { errno, insn, message, rule, explanation: None }
     }
 }
 

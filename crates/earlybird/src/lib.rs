@@ -13,10 +13,11 @@
 //!
 //! [`Object`] is an object file, [`LoadedProgram`] a program with its maps. [`run`] is the main job of the
 //! command: many packets, two backends, differences. [`capture`] reads and writes captures, [`values`] reads
-//! and writes keys and values as JSON typed by BTF.
+//! and writes keys and values as JSON typed by BTF, [`explain`] tells why a program is refused.
 
 pub mod backends;
 pub mod capture;
+pub mod explain;
 pub mod object;
 pub mod run;
 pub mod values;

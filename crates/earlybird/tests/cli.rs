@@ -169,5 +169,27 @@ fn a_rejected_program_is_told_with_its_line() {
     assert_eq!(verdicts[0]["accepted"], false);
     assert_eq!(verdicts[0]["errno"], "EACCES");
     assert!(verdicts[0]["source"]["line"].as_u64().is_some_and(|line| line > 0), "{verdicts}");
+    assert_eq!(verdicts[0]["id"], "EB0403");
+    let keys: Vec<_> = verdicts[0].as_object().unwrap().keys().map(String::as_str).collect();
+    let promised = "program section accepted errno message id insn source processed_insns total_states stack_depth \
+                    verification_us";
+    assert_eq!(keys, promised.split_whitespace().collect::<Vec<_>>());
+    let keys: Vec<_> = verdicts[0]["source"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["file", "line", "column", "text"]);
+    let text = earlybird(&["verify", "testdata/bad/unchecked.o"]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(text.contains("error[EB0403]: ") && !text.contains('\u{1b}'), "{text}");
     assert_eq!(earlybird(&["verify", "programs/firewall.bpf.o"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_rule_is_explained_by_its_page() {
+    let page = earlybird(&["explain", "eb0403"]);
+    assert_eq!(page.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&page.stdout).starts_with("# EB0403: "));
+    let list = earlybird(&["explain"]);
+    assert!(String::from_utf8_lossy(&list.stdout).contains("\n  EB0403  "));
+    let unknown = earlybird(&["explain", "EB9999"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(unknown.stdout.is_empty());
 }

@@ -155,7 +155,9 @@ impl Env<'_> {
             self.push_history(0, linked);
         }
         let idx = self.insn_idx;
-        self.push_state(idx.wrapping_add_signed(i32::from(insn.off) + 1), idx)?;
+        // The kernel's conditional jump has another errno for it than what else queues paths.
+        let to = idx.wrapping_add_signed(i32::from(insn.off) + 1);
+        self.push_state(to, idx).map_err(|_| Errno::EFAULT)?;
         self.learn(insn, jmp32)?;
         if is_x && self.reg(src).is_scalar() && self.reg(src).id != 0 {
             self.sync_both(src, &linked);

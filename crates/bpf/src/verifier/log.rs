@@ -186,6 +186,8 @@ impl Env<'_> {
                 if r.ref_obj_id != 0 {
                     parts.push(format!("ref_id={}", r.ref_obj_id));
                 }
+                // The kernel reads the mark of the first slot as one more number.
+                parts.push("dynptr_id=1".to_owned());
                 let _ = write!(out, " fp{}=dynptr_{}({})", off(i), r.dynptr_type().text(), parts.join(","));
                 return i;
             }

@@ -1,6 +1,7 @@
 //! One file per subcommand. Exit status: 0 done, 1 could not, 2 usage, 3 the backends differ.
 
 mod bench;
+mod explain;
 mod generate;
 mod run;
 mod verify;
@@ -21,6 +22,7 @@ struct Args {
 enum Command {
     Run(Box<run::RunArgs>),
     Verify(verify::VerifyArgs),
+    Explain(explain::ExplainArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     Completions(generate::CompletionsArgs),
@@ -50,6 +52,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Completions(args) => {
             generate::completions(&args, Args::command());

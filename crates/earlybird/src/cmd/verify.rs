@@ -1,5 +1,7 @@
 //! `earlybird verify`: what the verifier says, in user space, on the kernel, or on both.
 
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -7,6 +9,7 @@ use bpf::object::{LineInfo, ProgramSpec};
 use clap::{Args, ValueEnum};
 use control::Verification;
 use earlybird::backends::{self, EngineSettings};
+use earlybird::explain::{Style, render};
 use earlybird::{Object, object::Home};
 use serde_json::{Value, json};
 
@@ -157,22 +160,30 @@ fn text(program: &ProgramSpec, verdicts: &Verdicts, with_log: bool) -> String {
     let both = homes.iter().all(|(_, v)| v.is_some());
     for (name, v) in homes.iter().filter_map(|(name, v)| Some((name, v.as_ref()?))) {
         if both {
-            out.push_str(&format!("\n  {name}: "));
+            let _ = write!(out, "\n  {name}: ");
         }
-        out.push_str(&verdict(program, v));
+        out.push_str(&verdict(v, both));
         if with_log && !v.log.is_empty() {
-            out.push('\n');
-            out.push_str(v.log.trim_end());
+            let _ = write!(out, "\n{}", v.log.trim_end());
         }
     }
     if verdicts.differ() {
         out.push_str("\n  the two DIFFER");
     }
     out.push('\n');
+    if let Some(refusal) = verdicts.shown().and_then(|v| v.refusal.as_ref()) {
+        out.push_str(&render(program, refusal, style()));
+    }
     out
 }
 
-fn verdict(program: &ProgramSpec, v: &Verification) -> String {
+/// Colour where somebody looks at it.
+fn style() -> Style {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    if wanted && std::io::stdout().is_terminal() { Style::Colour } else { Style::Plain }
+}
+
+fn verdict(v: &Verification, with_message: bool) -> String {
     let cost =
         format!("{} instructions processed, {} states, {} us", v.processed_insns, v.total_states, v.time_us);
     let Some(refusal) = &v.refusal else {
@@ -180,13 +191,9 @@ fn verdict(program: &ProgramSpec, v: &Verification) -> String {
         return format!("accepted ({cost}, {stack} bytes of stack)");
     };
     let id = refusal.rule.map(|r| format!("[{}]", r.id)).unwrap_or_default();
-    let mut out = format!("rejected{id}, {}: {}", refusal.errno, refusal.message);
-    if let Some(insn) = refusal.insn {
-        out.push_str(&format!("\n    at instruction {insn}"));
-    }
-    if let Some(line) = source_of(program, refusal.insn) {
-        out.push_str(&format!("\n    {}:{}: {}", line.file, line.line, line.text.trim()));
-    }
-    out.push_str(&format!("\n    ({cost})"));
-    out
+    let message = match with_message {
+        true => format!(": {}", refusal.message.replace('\n', "; ")),
+        false => String::new(),
+    };
+    format!("rejected{id}, {}{message} ({cost})", refusal.errno)
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bpf::object::{ObjectSpec, ProgramSpec};
+use bpf::verifier::explain::explain;
 use bpf::verifier::{self, Input, MapDef, Options, Verified};
 use control::{LoadError, Refusal, Verification};
 
@@ -41,8 +42,15 @@ pub(super) fn verify(
     let (stats, log, refusal) = match outcome {
         Ok(verified) => (verified.stats().clone(), verified.log().to_owned(), None),
         Err(r) => {
-            let refusal =
-                Refusal { errno: r.errno, insn: Some(r.insn), message: r.message, rule: Some(r.rule) };
+            let explanation =
+                with_input(backend, spec, program, log_level, |input, opts| explain(input, opts, &r));
+            let refusal = Refusal {
+                errno: r.errno,
+                insn: Some(explanation.at.insn),
+                message: r.message,
+                rule: Some(r.rule),
+                explanation: Some(Box::new(explanation)),
+            };
             (r.stats, r.log, Some(refusal))
         }
     };
@@ -62,8 +70,19 @@ fn ask(
     program: &ProgramSpec,
     log_level: u32,
 ) -> Result<Verified, Box<verifier::Rejection>> {
+    with_input(backend, spec, program, log_level, verifier::verify)
+}
+
+/// Calls `f` with what the verifier is to look at, and how.
+fn with_input<T>(
+    backend: &EngineBackend,
+    spec: &ObjectSpec,
+    program: &ProgramSpec,
+    log_level: u32,
+    f: impl FnOnce(&Input<'_>, &Options) -> T,
+) -> T {
     let maps: Vec<MapDef> = spec.maps.iter().map(|m| MapDef::from_spec(m, &spec.name)).collect();
     let (btf, kernel_btf) = (spec.btf.as_deref(), backend.kernel_btf.as_deref());
     let input = Input::of_program(program, &maps, &spec.license, btf, kernel_btf);
-    verifier::verify(&input, &Options { log_level, nr_cpus: backend.cpus, ..Options::default() })
+    f(&input, &Options { log_level, nr_cpus: backend.cpus, ..Options::default() })
 }

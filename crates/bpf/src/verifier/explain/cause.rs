@@ -6,7 +6,7 @@ use uapi::bpf::*;
 use super::super::reg::Reg;
 use super::super::rules::{Cause, Rule};
 use super::super::types::RegType;
-use super::story::{Kind, Story, Teller};
+use super::story::{Kind, NO_BOUND, Story, Teller};
 
 /// Comparisons of a path that are looked at, the latest.
 const MAX_COMPARISONS: usize = 64;
@@ -26,9 +26,25 @@ impl Teller<'_, '_> {
         let value = self.value(step, reg)?;
         match rule.id.0 {
             403 if value.is_pkt_pointer() => self.packet_cause(&value, step, story),
-            207 | 302 | 303 | 404..=407 | 505 | 506 => self.bound_cause(reg, step, story),
+            204 | 205 => self.joined_pointers(step),
+            207 | 302 | 404 | 406 | 505 => self.bound_cause(reg, step, story),
             _ => None,
         }
+    }
+
+    /// Two pointers joined by `|`: how compilers test both for null at once.
+    fn joined_pointers(&self, step: usize) -> Option<Finding> {
+        let insn = self.insn(step);
+        let pointer = |reg| self.value(step, reg).is_some_and(|r| !r.is_scalar());
+        let joined = insn.op() == BPF_OR && insn.is_src_reg() && pointer(insn.dst) && pointer(insn.src);
+        joined.then(|| Finding {
+            cause: Cause::Lowering,
+            why:
+                "the compiler joined two comparisons with null into one of both pointers together. Put `asm \
+                  volatile(\"\")` between the two comparisons"
+                    .to_owned(),
+            shown_at: None,
+        })
     }
 
     /// Comparisons with the end of the packet on the path: of this pointer, of another one moved by the same
@@ -78,7 +94,8 @@ impl Teller<'_, '_> {
 
     /// Whether the number was bounded, but in another copy, or bounded and then widened.
     fn bound_cause(&self, reg: u8, step: usize, story: &Story) -> Option<Finding> {
-        if let Some(lost) = story.events.iter().find(|e| e.kind == Kind::Lost) {
+        let latest = story.events.iter().find(|e| matches!(e.kind, Kind::Lost | Kind::Bound));
+        if let Some(lost) = latest.filter(|e| e.kind == Kind::Lost) {
             return Some(Finding {
                 cause: Cause::Lowering,
                 why: "the number had a bound, and an instruction between the check and the use lost it. Use a variable \
@@ -96,8 +113,9 @@ impl Teller<'_, '_> {
                 if compared.is_none() || self.story(operand, when).origin != Some(origin) {
                     continue;
                 }
-                // The comparison has to have taught something of its operand, and nothing of the number used.
-                let taught = self.value(when + 1, operand).is_some_and(|r| r.umax < value.umax);
+                // The comparison has to have taught of its operand what is missing of the number used.
+                let bounded = |r: &Reg| r.umax < NO_BOUND && r.smin >= 0;
+                let taught = !bounded(&value) && self.value(when + 1, operand).is_some_and(|r| bounded(&r));
                 if taught {
                     return Some(Finding {
                         cause: Cause::Lowering,

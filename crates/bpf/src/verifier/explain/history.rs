@@ -82,6 +82,11 @@ impl History {
         self.dropped += half;
     }
 
+    /// Whether the path is here from its beginning.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.dropped == 0
+    }
+
     /// The steps, oldest first.
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps

@@ -79,6 +79,10 @@ pub fn explain(input: &Input<'_>, opts: &Options, rejection: &Rejection) -> Expl
 /// The instruction that a message is about, which may be found before the walk has begun.
 fn place(rejection: &Rejection) -> u32 {
     let first = rejection.message.lines().next().unwrap_or_default();
+    // What all functions use together is not found at any one place.
+    if ["combined stack size of ", "tail_calls are not allowed when "].iter().any(|p| first.starts_with(p)) {
+        return 0;
+    }
     let named = ["unreachable insn ", "jump out of range from insn ", "infinite loop detected at insn "]
         .iter()
         .find_map(|prefix| first.strip_prefix(prefix));
@@ -106,7 +110,11 @@ impl Teller<'_, '_> {
             self.repeated(out);
             return;
         }
-        let Some(reg) = subject(&rejection.message).or_else(|| self.number_added(step)) else { return };
+        let named = subject(&rejection.message);
+        if let Some(value) = named.and_then(|reg| self.history.value(step, reg).map(|v| (reg, v))) {
+            out.at.text = format!("R{} is {}", value.0, self.env.words(value.1));
+        }
+        let Some(reg) = named.or_else(|| self.number_added(step)) else { return };
         let story = self.story(reg, step);
         let finding = self.cause(out.rule, reg, step, &story);
         let mut events = story.events.clone();
@@ -166,6 +174,7 @@ impl Teller<'_, '_> {
             _ if insn.is_src_reg() => vec![insn.dst, insn.src],
             _ => vec![insn.dst],
         };
+        regs.dedup();
         regs.extend(subject.filter(|s| !regs.contains(s)));
         regs.retain(|r| *r < 10 || subject == Some(*r));
         for reg in regs {
@@ -183,7 +192,9 @@ impl Teller<'_, '_> {
         }
         let most = counts.iter().enumerate().max_by_key(|(i, n)| (**n, usize::MAX - i));
         if let Some((insn, n)) = most.filter(|(_, n)| **n > 2) {
-            out.story.push(Label { insn: insn as u32, text: format!("the path comes here {n} times") });
+            let least = if self.history.is_whole() { "" } else { "more than " };
+            let text = format!("the path comes here {least}{n} times");
+            out.story.push(Label { insn: insn as u32, text });
         }
     }
 
@@ -192,8 +203,41 @@ impl Teller<'_, '_> {
         if !matches!(out.rule.family, Family::Reference | Family::Region) {
             return;
         }
-        for held in self.env.cur.refs.iter().filter(|r| r.id != 0 && r.insn_idx != out.at.insn).take(2) {
+        let at = out.at.insn;
+        for held in self.env.cur.refs.iter().filter(|r| r.id != 0 && r.insn_idx != at).take(2) {
             let label = Label { insn: held.insn_idx, text: "taken here, and still held".to_owned() };
+            out.story.retain(|l| l.insn != label.insn);
+            self.way_from(out, held.insn_idx);
+            out.story.push(label);
+        }
+    }
+
+    /// Where the path turned after an instruction, the latest places.
+    fn way_from(&self, out: &mut Explanation, from: u32) {
+        let steps = self.history.steps();
+        let line = |insn: u32| {
+            let lines = self.env.input.line_info;
+            lines[..lines.partition_point(|l| l.insn <= insn)]
+                .iter()
+                .rev()
+                .find(|l| l.line != 0)
+                .map(|l| l.line)
+        };
+        let Some(start) = steps.iter().rposition(|s| s.insn == from) else { return };
+        let turns = (start + 1..steps.len().saturating_sub(1)).rev().filter(|i| {
+            let insn = self.insn(*i);
+            matches!(insn.class(), BPF_JMP | BPF_JMP32) && !matches!(insn.op(), BPF_JA | BPF_CALL | BPF_EXIT)
+        });
+        for turn in turns.take(2).collect::<Vec<_>>().into_iter().rev() {
+            let next = line(steps[turn + 1].insn);
+            if next.is_some() && next == line(steps[turn].insn) {
+                continue;
+            }
+            let text = match next {
+                Some(line) => format!("the path goes on to line {line}"),
+                None => format!("the path goes on to instruction {}", steps[turn + 1].insn),
+            };
+            let label = Label { insn: steps[turn].insn, text };
             out.story.retain(|l| l.insn != label.insn);
             out.story.push(label);
         }

@@ -8,13 +8,12 @@ use super::super::helpers::helper_name;
 use super::super::reg::Reg;
 use super::super::types::RegType;
 use super::history::History;
-use super::words::checked_bytes;
 use crate::insn::Insn;
 
 /// Steps back that a story takes at most.
 const MAX_HOPS: usize = 96;
 /// A bound above this one is none: pointers cannot be moved that far.
-const NO_BOUND: u64 = 1 << 29;
+pub(super) const NO_BOUND: u64 = 1 << 29;
 
 /// What an instruction did to the value that the story is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,7 +128,8 @@ impl Teller<'_, '_> {
     fn compared(&self, changed: usize, reg: u8) -> String {
         match self.history.value(changed, reg) {
             Some(r) if r.ty == RegType::PACKET && r.range() > 0 => {
-                format!("on this path the comparison proves {} bytes from here on", checked_bytes(r))
+                let from = if r.id == 0 { "of the packet" } else { "from where the pointer was last moved" };
+                format!("on this path the comparison proves {} bytes {from}", r.range())
             }
             Some(r) if r.ty.base() != RegType::SCALAR && !r.ty.may_be_null() => {
                 "not null on this path".to_owned()
@@ -137,6 +137,16 @@ impl Teller<'_, '_> {
             Some(r) => format!("on this path {}", self.env.words(r)),
             None => String::new(),
         }
+    }
+
+    /// The shift to the left before a shift to the right by as much: together they are a cast.
+    fn cast_begins(&self, by: usize) -> Option<usize> {
+        let right = self.insn(by);
+        let before = self.history.previous(by)?;
+        let left = self.insn(before);
+        let pair = matches!(right.op(), BPF_RSH | BPF_ARSH) && left.op() == BPF_LSH;
+        let same = (left.class(), left.dst, left.imm) == (right.class(), right.dst, right.imm);
+        (pair && same && !right.is_src_reg() && !left.is_src_reg()).then_some(before)
     }
 
     fn computed(&self, story: &mut Story, reg: u8, changed: usize, by: usize) -> Next {
@@ -158,10 +168,17 @@ impl Teller<'_, '_> {
             }
             (BPF_ADD | BPF_SUB, true) => self.added(story, by, after),
             _ => {
-                if let (Some(before), Some(after)) = (self.value(by, reg), after) {
+                let cast = self.cast_begins(by);
+                let begins = cast.unwrap_or(by);
+                if let (Some(before), Some(after)) = (self.value(begins, reg), after) {
+                    let told = story.events.len();
                     self.compare_bounds(story, by, &before, &after);
+                    if cast.is_some() && story.events.len() > told {
+                        story.events[told].text =
+                            format!("the cast makes it {}", super::words::number(&after));
+                    }
                 }
-                Next::Follow(reg, by)
+                Next::Follow(reg, begins)
             }
         }
     }

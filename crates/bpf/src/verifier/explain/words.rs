@@ -62,7 +62,10 @@ impl Env<'_> {
                 format!("a pointer to a value of `{}` ({} bytes){at}", def.name, def.value_size)
             }
             RegType::MAP_KEY => format!("a pointer to a key of `{}`", self.maps[reg.map()].def.name),
-            RegType::STACK => format!("the stack address fp{}", signed(&place(reg))),
+            RegType::STACK => match place(reg).as_str() {
+                "0" => "the stack's end, fp".to_owned(),
+                at => format!("the stack address fp{}", signed(at)),
+            },
             RegType::MEM => {
                 format!("a pointer to {} bytes of memory, at offset {}", reg.mem_size(), place(reg))
             }

@@ -158,7 +158,10 @@ pub(super) const CALLS: &[Rule] = &[
         "reference that is not given back",
         "release it on every path out of the program, also on those that fail; test for null first, as only what was \
          found can be released",
-        &["Unreleased reference id=* alloc_insn=*"],
+        &[
+            "Unreleased reference id=* alloc_insn=*",
+            "BPF_EXIT instruction in main prog would lead to reference leak",
+        ],
     ),
     rule(
         602,
@@ -353,7 +356,7 @@ pub(super) const CALLS: &[Rule] = &[
         805,
         Family::Function,
         Source,
-        "exception callback used wrongly",
+        "exception thrown or caught where it cannot be",
         "declare one global function that takes one u64 with __exception_cb(), and throw from the program or its \
          functions only",
         &[

@@ -152,7 +152,7 @@ pub(super) const CODE: &[Rule] = &[
     rule(
         204,
         Family::Register,
-        Lowering,
+        Source,
         "operation that pointers do not have",
         "pointers can be added to and subtracted from, in 64 bits; keep flags and bits in integers of their own. If the \
          source does nothing else, the compiler joined two branches: put barrier_var() or `asm volatile(\"\")` \
@@ -235,7 +235,7 @@ pub(super) const CODE: &[Rule] = &[
     rule(
         304,
         Family::Stack,
-        Lowering,
+        Source,
         "part of a saved pointer is read or overwritten",
         "copy pointers as a whole; do not take bytes of a struct that holds a pointer",
         &[

@@ -98,9 +98,7 @@ impl Cause {
     pub fn text(self) -> &'static str {
         match self {
             Self::Source => "the source lacks a check or breaks a rule",
-            Self::Lowering => {
-                "the source has the check; the compiler turned it into a form that the verifier cannot follow"
-            }
+            Self::Lowering => "the compiler turned the source into a form that the verifier cannot follow",
             Self::Limit => "a limit of the verifier: the program may well be right",
             Self::Environment => {
                 "what the program asks for is not there for it: licence, kernel or program type"
@@ -129,6 +127,7 @@ pub struct Rule {
 /// Lines that follow from what a line before them says. They count only if no other line names a rule.
 const CONSEQUENCES: &[&str] = &[
     "Caller passes invalid args into func#*",
+    "Unreleased reference id=* alloc_insn=*",
     "arg#* memory, len pair leads to invalid memory access",
     "R* min value is outside of the allowed memory range",
     "R* max value is outside of the allowed memory range",
