@@ -59,7 +59,7 @@ impl SetupError {
             (Step::RegisterUmem, Errno::ENOBUFS) => {
                 "the UMEM is above RLIMIT_MEMLOCK; raise it, or CAP_IPC_LOCK"
             }
-            (Step::RegisterUmem, Errno::EINVAL) => {
+            (Step::Memory | Step::RegisterUmem, Errno::EINVAL) => {
                 "chunks are 2048 to 4096 bytes, a power of two unless unaligned, and the headroom must leave \
                  room for 256 bytes of XDP's and 320 at the end; TX metadata is a multiple of 8 below 256"
             }

@@ -33,6 +33,7 @@
 //! Batches have libxdp's names: `reserve` and `submit` on the side that puts in, `peek` and `release` on the
 //! side that takes out.
 
+pub mod app;
 pub mod engine;
 mod error;
 mod frame;
