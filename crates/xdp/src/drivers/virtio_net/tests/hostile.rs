@@ -246,3 +246,82 @@ fn bytes_change_in_the_device_but_not_in_the_packet() {
     }
     assert_eq!(r.w.received(), [(11, packet(1000))]);
 }
+
+/// A device on a thread of its own, which changes everything while the driver looks at it: what is checked must be
+/// what is used.
+#[test]
+fn no_device_can_change_its_mind_to_harm() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let mut harmed = 0;
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let mut w = World::new();
+        let mut config = VirtioConfig::new("v11");
+        config.features = features(&mut random);
+        let (dev, side) = VirtioNet::new(11, config).unwrap();
+        assert!(dev.connect(Arc::new(Hostile)));
+        w.devices.register(dev.clone()).unwrap();
+        dev.set_up(true).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let mut random = Random(!seed);
+                while !stop.load(Relaxed) {
+                    scribble(&side, &mut random);
+                }
+            });
+            let mut step = 0;
+            while step < 50_000 && dev.link_stats().rx_packets < 40 && dev.broken_queues().is_empty() {
+                if step % 300 == 0 {
+                    let program = program(&mut w, &mut random);
+                    let _ = w.attach(11, &program, DRV);
+                }
+                if step % 10 == 0 {
+                    let _ = w.cx(|cx| cx.packet_send(11, &packet(60 + step % 1400)));
+                }
+                w.cx(|cx| dev.interrupt(cx, (step % 2) as u16));
+                // The device may keep polls busy for as long as it likes; each ends.
+                for _ in 0..4 {
+                    w.cx(|cx| cx.net_rx_action());
+                }
+                w.received();
+                w.check_frames();
+                step += 1;
+                std::thread::yield_now();
+            }
+            stop.store(true, Relaxed);
+        });
+        settle(&mut w, seed);
+        w.received();
+        w.check_frames();
+        harmed += u32::from(dev.link_stats().rx_packets >= 40 || !dev.broken_queues().is_empty());
+    }
+    assert!(harmed > 10, "the device had no time to do harm: only in {harmed} runs of 40");
+}
+
+/// Used buffers that are the driver's in turn, with lengths and headers that change all the time.
+fn scribble(side: &DeviceSide, random: &mut Random) {
+    let view = side.memory.view();
+    let layout = side.queues[0];
+    for _ in 0..64 {
+        let slot = random.below(layout.size.into()) as usize;
+        view.write_u32(
+            layout.used + 4 + 8 * slot + 4,
+            [60, 1526, 1536, 4096, 70_000][random.below(5) as usize],
+        );
+        let addr = view.read_u64(layout.desc + 16 * slot) as usize;
+        if addr.checked_add(12).is_some_and(|end| end <= view.len()) {
+            view.write_u16(addr, random.edge(0) as u16);
+            view.write_u16(addr + 10, random.below(4) as u16);
+        }
+    }
+    // The next entries are what the driver made available, in its order.
+    let idx = view.read_u16(layout.used + 2);
+    let avail = view.read_u16(layout.avail + 2);
+    if idx != avail {
+        let slot = usize::from(idx % layout.size);
+        let head = view.read_u16(layout.avail + 4 + 2 * slot);
+        let id = if random.below(2000) == 0 { random.next() as u32 } else { head.into() };
+        push_used(side, 0, id, 1526);
+    }
+}
