@@ -5,6 +5,7 @@ mod explain;
 mod generate;
 mod run;
 mod verify;
+mod xsk;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    #[command(subcommand)]
+    Xsk(xsk::XskCommand),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -54,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Bench(command) => bench::run(&command),
+        Command::Xsk(command) => xsk::run(&command),
         Command::Completions(args) => {
             generate::completions(&args, Args::command());
             Ok(())
