@@ -391,7 +391,7 @@ impl Env<'_> {
                 }
             }
             BPF_STX | BPF_ST if !is_atomic_load(&insn) => {
-                if bt.has(dst) {
+                if bt.has(dst) || fetched(&insn).is_some_and(|reg| bt.has(reg)) {
                     return Err(Stop::Unsupported);
                 }
                 let Some(h) = hist.filter(|h| h.flags & hist_flag::STACK_ACCESS != 0) else { return Ok(()) };
@@ -547,4 +547,14 @@ impl Env<'_> {
 /// A load with acquire semantics, which is encoded among the stores.
 pub(crate) fn is_atomic_load(insn: &crate::insn::Insn) -> bool {
     insn.class() == BPF_STX && insn.mode() == BPF_ATOMIC && insn.imm == BPF_LOAD_ACQ
+}
+
+/// The register that an atomic instruction leaves what was in memory in. The kernel of 6.18 does not ask: it
+/// goes on looking for the number before the fetch, and takes paths for the same that are not.
+fn fetched(insn: &crate::insn::Insn) -> Option<u8> {
+    match insn.imm {
+        _ if insn.class() != BPF_STX || insn.mode() != BPF_ATOMIC => None,
+        BPF_CMPXCHG => Some(0),
+        imm => (imm & BPF_FETCH != 0).then_some(insn.src),
+    }
 }

@@ -110,6 +110,33 @@ fn a_loop_ends_or_is_refused() {
     assert!(message.starts_with("infinite loop detected at insn 1"), "{message}");
 }
 
+/// Linux 6.18.44 accepts this one, and removes the branch that reads outside of the packet.
+#[test]
+fn what_an_atomic_instruction_fetched_is_traced_to_where_it_lay() {
+    let program = [
+        i(0x61, 2, 1, 0, 0),
+        i(0x61, 3, 1, 4, 0),
+        i(0xbf, 4, 2, 0, 0),
+        i(0x07, 4, 0, 0, 8),
+        i(0x2d, 4, 3, 9, 0),
+        i(0x71, 4, 2, 0, 0),
+        i(0x7b, 10, 4, -8, 0),
+        // On one path the number is known, on the other it is not.
+        i(0x55, 4, 0, 1, 0x27),
+        i(0xb7, 5, 0, 0, 0),
+        i(0xb7, 0, 0, 0, 1),
+        i(0xdb, 10, 0, -8, 0x51),
+        i(0x15, 0, 0, 2, 0x27),
+        i(0x71, 0, 2, 100, 0),
+        i(0x05, 0, 0, 0, 0),
+        i(0xb7, 0, 0, 0, 2),
+        EXIT,
+    ];
+    let (errno, insn, message) = refused(&program);
+    assert_eq!((errno, insn), (Errno::EACCES, 12));
+    assert!(message.starts_with("invalid access to packet, off=100"), "{message}");
+}
+
 #[test]
 fn malformed_code_is_refused_before_it_is_walked() {
     assert_eq!(refused(&[i(0xb7, 0, 0, 0, 0)]).2, "last insn is not an exit or jmp");
