@@ -305,6 +305,7 @@ impl Compiler<'_> {
             if n.loc.as_reg().is_some() {
                 continue;
             }
+            self.function.used |= home.bit();
             match n.op {
                 Op::Const => self.load_constant(home, n.imm as u64),
                 _ => {

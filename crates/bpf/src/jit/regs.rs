@@ -347,6 +347,7 @@ impl Compiler<'_> {
     /// Copies registers to registers at once. No register is written twice.
     pub(super) fn shuffle(&mut self, moves: &mut Vec<(Gpr, Gpr)>) {
         moves.retain(|(from, to)| from != to);
+        self.function.used |= moves.iter().fold(0, |set, (_, to)| set | to.bit());
         while !moves.is_empty() {
             let sources = moves.iter().fold(0, |set, (from, _)| set | from.bit());
             if let Some(i) = moves.iter().position(|(_, to)| sources & to.bit() == 0) {
