@@ -1,6 +1,7 @@
 //! Compiled programs against the checked interpreter.
 
 mod generate;
+mod golden;
 
 use std::sync::Arc;
 
@@ -85,7 +86,7 @@ fn disassemble(code: &[u8]) -> String {
 fn difference(g: &Generated, cpu: Features) -> Option<String> {
     let program = link(g);
     let compiled = compile(&source(g), cpu).unwrap_or_else(|e| panic!("{e}"));
-    for input in 0..3 {
+    for input in 0..inputs() {
         let expected = interpret(&program, input)?;
         let mut buff = buff(input);
         let result = run_in_test(&compiled, &mut buff);
@@ -122,11 +123,47 @@ fn reduce(g: &mut Generated, cpu: Features) -> String {
     format!("{}\n{last}", listing.join("\n"))
 }
 
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |n| n.parse().unwrap_or_else(|e| panic!("{name}={n}: {e}")))
+}
+
+/// Packets that each program is run over.
+fn inputs() -> u64 {
+    setting("JIT_INPUTS", 3)
+}
+
 fn check(seed: u64, cpu: Features) {
     let mut g = generate::program(seed);
-    assert!((0..3).all(|input| interpret(&link(&g), input).is_some()), "seed {seed} is no good program");
+    let program = link(&g);
+    assert!((0..3).all(|input| interpret(&program, input).is_some()), "seed {seed} is no good program");
     if difference(&g, cpu).is_some() {
         panic!("seed {seed}:\n{}", reduce(&mut g, cpu));
+    }
+}
+
+/// Registers that callers keep things in, by their names of 64 and 32 bits.
+const KEPT: [(&str, &str); 6] =
+    [("rbx", "ebx"), ("rbp", "ebp"), ("r12", "r12d"), ("r13", "r13d"), ("r14", "r14d"), ("r15", "r15d")];
+
+/// The usual path of the entry function saves each register that it writes and that is its caller's.
+#[test]
+fn what_belongs_to_the_caller_is_saved() {
+    for seed in (0..600).chain([390]) {
+        let g = generate::program(seed);
+        let compiled = compile(&source(&g), Features::BASELINE).unwrap_or_else(|e| panic!("{e}"));
+        let text = disassemble(compiled.code());
+        let lines: Vec<&str> = text.lines().map(|l| l[5..].trim()).take_while(|l| *l != "ret").collect();
+        for (name, half) in KEPT {
+            let writes = |l: &&str| {
+                let (mnemonic, operands) = l.split_once(' ').unwrap_or((l, ""));
+                let first = operands.split(',').next().unwrap_or("");
+                !matches!(mnemonic, "push" | "pop" | "cmp" | "test" | "call")
+                    && (first == name || first == half)
+            };
+            let written = lines.iter().find(|l| writes(l));
+            let saved = lines.contains(&format!("push {name}").as_str());
+            assert!(written.is_none() || saved, "seed {seed}: {written:?} without saving {name}:\n{text}");
+        }
     }
 }
 
@@ -134,9 +171,12 @@ fn check(seed: u64, cpu: Features) {
 fn random_programs_do_what_the_interpreter_does() {
     let all = Features { bmi2: true, movbe: true, sse42: true };
     let here = Features::detect().expect("tests run on x86-64");
-    let n = std::env::var("JIT_RANDOM").ok().and_then(|n| n.parse().ok()).unwrap_or(3000);
-    let first = std::env::var("JIT_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let (first, n) = (setting("JIT_SEED", 0), setting("JIT_RANDOM", 3000));
     for seed in first..first + n {
+        if (seed - first) % 100_000 == 99_999 {
+            println!("seeds {first} to {seed}: no difference");
+        }
         check(seed, if seed % 3 == 0 || here != all { Features::BASELINE } else { all });
     }
+    println!("{} runs of {n} programs from seed {first} on: no difference", n * inputs());
 }
