@@ -130,11 +130,13 @@ pub(crate) fn sum_elem_count(run: &mut Run<'_, '_>, [map, ..]: Args) -> Reply {
     Ok(run.map(map)?.element_count())
 }
 
+#[inline]
 fn read_key(run: &Run<'_, '_>, map: &Map, key: u64) -> Result<KeyBuf, Fault> {
     Ok(KeyBuf::new(run.read(key, map.def().key_size.into())?))
 }
 
 /// Whether programs may write values.
+#[inline]
 fn is_writable(map: &Map) -> bool {
     map.def().map_flags & BPF_F_RDONLY_PROG == 0
 }
@@ -146,6 +148,7 @@ fn may_write(map: &Arc<Map>) -> Result<(), Fault> {
     Err(Fault::illegal(format!("write into map {:?} forbidden", map.def().name)))
 }
 
+#[inline]
 fn may_read(map: &Arc<Map>) -> Result<(), Fault> {
     if map.def().map_flags & BPF_F_WRONLY_PROG == 0 {
         return Ok(());

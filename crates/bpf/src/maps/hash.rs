@@ -118,7 +118,9 @@ impl KeyBuf {
     pub fn new(key: SharedSlice<'_>) -> Self {
         let len = key.len();
         let mut buf = Self { len, short: [0; 64], long: Vec::new() };
-        if len <= buf.short.len() {
+        if len == 4 {
+            buf.short[..4].copy_from_slice(&key.read_u32(0).to_le_bytes());
+        } else if len <= buf.short.len() {
             key.copy_to(0, &mut buf.short[..len]);
         } else {
             buf.long = key.to_vec();
