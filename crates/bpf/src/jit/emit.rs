@@ -20,6 +20,7 @@ impl Compiler<'_> {
         for i in 0..self.trace.graph.len() {
             let id = Id(i);
             let n = self.trace.graph[id];
+            self.mark(id);
             match n.op {
                 Op::Branch | Op::MayGoto => self.emit_branch(id),
                 Op::Jump => self.emit_jump(id),
@@ -43,6 +44,8 @@ impl Compiler<'_> {
     pub(super) fn compute(&mut self, id: Id) -> Gpr {
         let n = self.trace.graph[id];
         self.compute_operands(&n);
+        let outer = self.asm.marked();
+        self.mark(id);
         let locked = self.regs.locked();
         let r = match n.op {
             Op::Const | Op::Frame | Op::Undef | Op::Input => self.simple(id, n),
@@ -59,7 +62,17 @@ impl Compiler<'_> {
             _ => self.binary_op(id, n),
         };
         self.regs.set_locked(locked);
+        if let Some(outer) = outer {
+            self.asm.mark(outer);
+        }
         r
+    }
+
+    /// Notes whose code comes now, if anybody wants to know.
+    fn mark(&mut self, id: Id) {
+        if let Some(insn) = self.trace.graph.origin(id) {
+            self.asm.mark(Some(insn));
+        }
     }
 
     /// Computes operands that only a way out needs before any register is settled on: a division among them

@@ -70,6 +70,8 @@ pub struct Source<'a> {
     /// Whether answers that no program, packet or map decides come from a script, so that every call of a
     /// helper that gives such answers has to be made.
     pub scripted: bool,
+    /// Whether to note which code is of which instruction.
+    pub listing: bool,
     /// Where the code finds things when it runs.
     pub abi: Abi,
 }
@@ -90,6 +92,7 @@ impl<'a> Source<'a> {
             helper,
             kfunc,
             scripted: false,
+            listing: false,
             abi,
         }
     }
@@ -156,6 +159,7 @@ pub struct Compiled {
     batch: u32,
     /// By function: offset of where it is called back.
     callbacks: Vec<Option<u32>>,
+    origins: Vec<(u32, Option<u32>)>,
 }
 
 impl Compiled {
@@ -179,6 +183,13 @@ impl Compiled {
     pub fn callback(&self, number: usize) -> Option<u64> {
         let offset = (*self.callbacks.get(number)?)?;
         Some(self.pages.addr() + u64::from(offset))
+    }
+
+    /// From which offset of the code on it is of which instruction, ascending; `None` for code that is of no
+    /// instruction by itself, as that which saves registers. Empty unless it was asked for.
+    #[must_use]
+    pub fn origins(&self) -> &[(u32, Option<u32>)] {
+        &self.origins
     }
 
     /// The machine code.
@@ -312,7 +323,7 @@ impl<'a> Compiler<'a> {
             entries: Vec::new(),
             functions,
             function: FunctionState::default(),
-            trace: Trace::default(),
+            trace: Trace::new(source.listing),
             uses: Uses::default(),
             regs: Regs::new(0),
             journal: Journal::default(),
@@ -336,6 +347,11 @@ impl<'a> Compiler<'a> {
                 None => return Ok(Err(Retry::DeepFrame)),
             }
         }
+        if self.source.listing {
+            self.asm.switch(true);
+            self.asm.mark(None);
+            self.asm.switch(false);
+        }
         self.callback_entries();
         self.emit_routines();
         let batch = self.batch_entry();
@@ -347,7 +363,8 @@ impl<'a> Compiler<'a> {
         buffer.bytes_mut()[..len].copy_from_slice(&linked.bytes);
         let callbacks = self.functions.iter().map(|f| linked.offset(f.callback?)).collect();
         let batch = linked.offset(batch).unwrap_or(0);
-        Ok(Ok(Compiled { pages: buffer.seal().map_err(memory)?, len, batch, callbacks }))
+        let origins = linked.marks;
+        Ok(Ok(Compiled { pages: buffer.seal().map_err(memory)?, len, batch, callbacks, origins }))
     }
 
     fn function_body(&mut self, number: usize) -> Result<(), JitError> {
@@ -375,6 +392,9 @@ impl<'a> Compiler<'a> {
         let hints = Hints { homes: &self.function.homes, at_home: &at_home };
         self.uses.run(&mut self.trace, self.cpu, &hints);
         self.at_home = at_home;
+        if self.source.listing {
+            self.asm.mark(None);
+        }
         if self.cfg.blocks[head as usize].is_loop {
             self.asm.align(4);
         }

@@ -283,12 +283,24 @@ impl Node {
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     nodes: Vec<Node>,
+    /// Instruction that is being read.
+    pub(super) at: u32,
+    /// By node: the instruction that it comes from, if anybody wants to know.
+    pub(super) origins: Option<Vec<u32>>,
 }
 
 impl Graph {
     /// Forgets all nodes.
     pub(super) fn clear(&mut self) {
         self.nodes.clear();
+        if let Some(origins) = &mut self.origins {
+            origins.clear();
+        }
+    }
+
+    /// The instruction that a node comes from, if it was noted.
+    pub(super) fn origin(&self, id: Id) -> Option<u32> {
+        self.origins.as_ref()?.get(id.0 as usize).copied()
     }
 
     /// Number of nodes.
@@ -300,6 +312,9 @@ impl Graph {
     #[inline]
     pub(super) fn push(&mut self, node: Node) -> Id {
         self.nodes.push(node);
+        if let Some(origins) = &mut self.origins {
+            origins.push(self.at);
+        }
         Id(self.nodes.len() as u32 - 1)
     }
 

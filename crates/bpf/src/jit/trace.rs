@@ -93,6 +93,13 @@ impl Default for Id {
 }
 
 impl Trace {
+    /// An empty one, which notes the instructions that nodes come from if there is to be a `listing`.
+    pub(super) fn new(listing: bool) -> Self {
+        let mut trace = Self::default();
+        trace.graph.origins = listing.then(Vec::new);
+        trace
+    }
+
     /// Nodes that a way out passes on, with the registers they are passed in.
     pub(super) fn outs(&self, exit: &Exit) -> impl Iterator<Item = (u8, Id)> + use<> {
         let (regs, first) = (exit.regs, exit.first as usize);
@@ -180,6 +187,7 @@ impl Compiler<'_> {
         let mut i = block.start;
         while i < block.end {
             let insn = self.source.insns[i as usize];
+            self.trace.graph.at = i;
             match flow(insn, i, &self.source.facts) {
                 Flow::Next if insn.is_ld_imm64() => {
                     self.load_imm64(insn, i)?;

@@ -108,6 +108,20 @@ impl Program {
     /// What cannot be compiled, or that this processor has no compiler; the interpreter runs it all the
     /// same. That it is not verified.
     pub fn compile(&mut self, scripted: bool) -> Result<(), JitError> {
+        self.compile_with(scripted, false)
+    }
+
+    /// As [`Program::compile`], and notes which machine code is of which instruction
+    /// ([`Compiled::origins`]).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn compile_listed(&mut self) -> Result<(), JitError> {
+        self.compile_with(false, true)
+    }
+
+    fn compile_with(&mut self, scripted: bool, listing: bool) -> Result<(), JitError> {
         let verified = self.verified().ok_or(JitError::Unverified)?;
         let cpu = Features::detect().ok_or(JitError::NoBackend)?;
         check_supported(verified)?;
@@ -128,6 +142,7 @@ impl Program {
             helper: &|number| self.helper(number).map(|f| f as usize as u64),
             kfunc: &|position| self.kfunc(position).map(|f| f as usize as u64),
             scripted,
+            listing,
             abi: abi(),
         };
         let compiled = jit::compile(&source, cpu)?;
@@ -192,6 +207,14 @@ impl<'r, 'q> Run<'r, 'q> {
         Self::unchecked(program, guard, buff, redirect, host, enter)
     }
 
+    /// R0 of the compiled program; `None` in a run of the interpreter.
+    #[inline]
+    pub(super) fn execute_compiled(&mut self) -> Option<u64> {
+        self.compiled?;
+        let compiled = self.program.compiled()?;
+        Some(enter_program(self, compiled))
+    }
+
     /// Runs the compiled program over several packets in one go, and answers how many: all, or as many as
     /// there are up to the first that is to be redirected, because [`Run::redirect`] tells where to only
     /// until the next packet is run.
@@ -239,6 +262,7 @@ fn enter(run: &mut Run<'_, '_>, insn: u32, args: [u64; 5]) -> Result<u64, Fault>
     Ok(unsafe { entry(r1, r2, r3, r4, r5, std::ptr::from_mut(run)) })
 }
 
+#[inline]
 fn enter_program(run: &mut Run<'_, '_>, compiled: &Compiled) -> u64 {
     let program = run.program;
     run.tail_calls = 0;

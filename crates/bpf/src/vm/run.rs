@@ -251,6 +251,12 @@ impl<'r, 'q> Run<'r, 'q> {
         }
     }
 
+    /// Whether the program has something to give back.
+    #[inline]
+    pub(super) fn owes(&self) -> bool {
+        !self.references.is_empty()
+    }
+
     /// The fault of ending with something not given back.
     pub(super) fn unreleased(&self) -> Option<Fault> {
         let Reference { kind, insn, .. } = self.references.first()?;

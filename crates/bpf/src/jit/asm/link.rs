@@ -20,6 +20,8 @@ pub(crate) struct Frame {
 pub(crate) struct Linked {
     /// To be placed at the address that it was linked for.
     pub(crate) bytes: Vec<u8>,
+    /// Ascending offsets from which on code is of an instruction, or of none.
+    pub(crate) marks: Vec<(u32, Option<u32>)>,
     places: Layout,
     labels: Vec<Option<Place>>,
 }
@@ -106,7 +108,12 @@ impl Asm {
         let linker = Linker { asm: &self, layout: &layout, frames, base };
         linker.stream(hot, 0, &mut bytes)?;
         linker.stream(cold, layout.hot_items, &mut bytes)?;
-        Ok(Linked { bytes, places: layout, labels: self.labels })
+        let mut marks: Vec<_> = self.marks.iter().map(|(p, insn)| (layout.offset(*p), *insn)).collect();
+        // The last of several at one place counts.
+        marks.reverse();
+        marks.sort_by_key(|m| m.0);
+        marks.dedup_by_key(|m| m.0);
+        Ok(Linked { bytes, places: layout, labels: self.labels, marks })
     }
 
     fn place(&self, label: Label) -> Place {

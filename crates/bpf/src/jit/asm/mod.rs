@@ -63,6 +63,8 @@ pub(crate) struct Asm {
     other: Stream,
     in_cold: bool,
     labels: Vec<Option<Place>>,
+    /// From where on code is of which instruction, or of none; in the order in which it was made.
+    marks: Vec<(Place, Option<u32>)>,
 }
 
 /// Longest instruction with room to write it in one piece, bytes.
@@ -72,7 +74,13 @@ impl Asm {
     /// An empty one with room for `n` bytes.
     pub(crate) fn with_capacity(n: usize) -> Self {
         let stream = |n| Stream { bytes: vec![0; n + SLOT], len: 0, items: Vec::with_capacity(n / 16) };
-        Self { out: stream(n), other: stream(n / 4), in_cold: false, labels: Vec::with_capacity(n / 16) }
+        Self {
+            out: stream(n),
+            other: stream(n / 4),
+            in_cold: false,
+            labels: Vec::with_capacity(n / 16),
+            marks: Vec::new(),
+        }
     }
 
     /// A label that is not bound yet.
@@ -81,9 +89,24 @@ impl Asm {
         Label(self.labels.len() as u32 - 1)
     }
 
+    fn place_here(&self) -> Place {
+        Place { cold: self.in_cold, pos: self.out.len as u32, item: self.out.items.len() as u32 }
+    }
+
+    /// From here on code is of an instruction of the program, or of none.
+    pub(crate) fn mark(&mut self, insn: Option<u32>) {
+        let place = self.place_here();
+        self.marks.push((place, insn));
+    }
+
+    /// What the last mark said.
+    pub(crate) fn marked(&self) -> Option<Option<u32>> {
+        self.marks.last().map(|m| m.1)
+    }
+
     /// Binds a label to this place.
     pub(crate) fn bind(&mut self, label: Label) {
-        let place = Place { cold: self.in_cold, pos: self.out.len as u32, item: self.out.items.len() as u32 };
+        let place = self.place_here();
         let old = self.labels[label.0 as usize].replace(place);
         debug_assert!(old.is_none(), "a label is bound once");
     }

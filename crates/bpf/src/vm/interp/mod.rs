@@ -37,7 +37,16 @@ impl Run<'_, '_> {
     /// # Errors
     ///
     /// What the program did that it may not do.
+    #[inline]
     pub fn execute(&mut self) -> Result<u64, Fault> {
+        match self.execute_compiled() {
+            Some(result) if !self.owes() => Ok(result),
+            Some(_) => Err(self.unreleased().expect("it owes something")),
+            None => self.interpret(),
+        }
+    }
+
+    fn interpret(&mut self) -> Result<u64, Fault> {
         let ctx = self.memory.ctx();
         let result = self.enter(0, [ctx, 0, 0, 0, 0], true)?;
         match self.unreleased() {
