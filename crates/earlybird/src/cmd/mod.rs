@@ -1,6 +1,7 @@
 //! One file per subcommand. Exit status: 0 done, 1 could not, 2 usage, 3 the backends differ.
 
 mod bench;
+mod disasm;
 mod explain;
 mod generate;
 mod run;
@@ -24,6 +25,7 @@ enum Command {
     Run(Box<run::RunArgs>),
     Verify(verify::VerifyArgs),
     Explain(explain::ExplainArgs),
+    Disasm(disasm::DisasmArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     #[command(subcommand)]
@@ -56,6 +58,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Disasm(args) => disasm::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Xsk(command) => xsk::run(&command),
         Command::Completions(args) => {

@@ -37,6 +37,8 @@ pub struct EngineBackend {
     pub memory_limit: u64,
     /// Types of the kernel that is stood in for, which kfuncs and kernel pointers are verified against.
     pub kernel_btf: Option<Arc<Btf>>,
+    /// Whether to note which machine code is of which instruction ([`bpf::jit::Compiled::origins`]).
+    pub listing: bool,
     next_id: u32,
 }
 
@@ -44,7 +46,15 @@ impl EngineBackend {
     /// A host with this many CPUs and this network.
     #[must_use]
     pub fn new(cpus: u32, seed: u64, net: Arc<NetTables>) -> Self {
-        Self { cpus: cpus.max(1), seed, net, memory_limit: 16 << 30, kernel_btf: None, next_id: 0 }
+        Self {
+            cpus: cpus.max(1),
+            seed,
+            net,
+            memory_limit: 16 << 30,
+            kernel_btf: None,
+            listing: false,
+            next_id: 0,
+        }
     }
 
     fn new_id(&mut self) -> u32 {
@@ -104,7 +114,9 @@ impl EngineBackend {
             let mut program = link(wanted, id, &maps, verified)?;
             if engine == EngineKind::Jit {
                 let started = Instant::now();
-                if let Err(why) = program.compile(options.scripted) {
+                let result =
+                    if self.listing { program.compile_listed() } else { program.compile(options.scripted) };
+                if let Err(why) = result {
                     return Ok(Err(NotCompiled { program: wanted.name.clone(), why }));
                 }
                 compile_times.push(started.elapsed());

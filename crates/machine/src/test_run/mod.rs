@@ -71,13 +71,7 @@ impl Runner {
         let repeat = request.repeat.max(1);
         let guard = epoch::pin();
         let started = Instant::now();
-        let mut retval = Ok(0);
-        for _ in 0..repeat {
-            retval = self.run_once(program, &guard, &mut buff, &mut redirect, host);
-            if retval.is_err() {
-                break;
-            }
-        }
+        let retval = self.run_repeatedly(repeat, program, &guard, &mut buff, &mut redirect, host);
         let duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX) / u64::from(repeat);
         let (scripted, off_script) = host.end();
         let retval = retval.map_err(|fault| refused(Errno::EFAULT, fault.to_string()))? as u32;
@@ -94,22 +88,39 @@ impl Runner {
         Ok(output)
     }
 
-    fn run_once(
+    /// Answers the last result.
+    fn run_repeatedly(
         &mut self,
+        repeat: u32,
         program: &Arc<Program>,
         guard: &Guard,
         buff: &mut XdpBuff<'_>,
         redirect: &mut RedirectInfo,
         host: &mut dyn Host,
     ) -> Result<u64, Fault> {
-        if let Some(mut run) = Run::compiled(program, guard, buff, redirect, host) {
-            return run.execute();
+        let mut retval = Ok(0);
+        if program.compiled().is_some() {
+            let run = Run::compiled(program, guard, buff, redirect, host);
+            let mut run = run.expect("it is compiled");
+            for _ in 0..repeat {
+                retval = run.execute();
+                if retval.is_err() {
+                    break;
+                }
+            }
+            return retval;
         }
-        let run = Run::checked(program, guard, &mut self.scratch, buff, redirect, host);
-        match self.fuel {
-            Some(fuel) => run.with_fuel(fuel).execute(),
-            None => { run }.execute(),
+        for _ in 0..repeat {
+            let run = Run::checked(program, guard, &mut self.scratch, buff, redirect, host);
+            retval = match self.fuel {
+                Some(fuel) => run.with_fuel(fuel).execute(),
+                None => { run }.execute(),
+            };
+            if retval.is_err() {
+                break;
+            }
         }
+        retval
     }
 
     /// The packet in a page of its own, and what does not fit in fragments.
