@@ -2,7 +2,9 @@
 //!
 //! A packet is run many times in one call, as `BPF_PROG_TEST_RUN` repeats it: over the same, changing buffer.
 //! What a program that does nothing costs in the same way is taken off and shown apart. Engines take turns,
-//! and the fastest of several rounds counts, so that what else the machine does disturbs little.
+//! and the fastest of several rounds counts, so that what else the machine does disturbs little. The kernel
+//! measures itself, in whole nanoseconds, and leaves out what other threads take; the engine is measured in
+//! slices so short that most of them are not interrupted.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -47,7 +49,7 @@ pub(crate) struct ExecArgs {
     limit: usize,
 
     /// Runs of one measurement
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(long, value_name = "N", default_value_t = 400_000)]
     repeat: u32,
 
     /// Measurements, of which the fastest counts
@@ -87,6 +89,9 @@ impl Engine {
         }
     }
 }
+
+/// Parts of a measurement, of which the fastest counts.
+const SLICES: u32 = 20;
 
 /// An engine with a program that does nothing.
 struct Runner {
@@ -195,7 +200,7 @@ fn measure(
     for _ in 0..args.rounds {
         for runner in runners.iter_mut() {
             let repeat = runner.engine.repeat(args.repeat);
-            let (ns, _) = time(&mut *runner.empty, "empty", &packets[0], repeat)?;
+            let (ns, _) = time(runner.engine, &mut *runner.empty, "empty", &packets[0], repeat)?;
             runner.entry_ns = runner.entry_ns.min(ns);
         }
         for subject in &mut subjects {
@@ -211,7 +216,8 @@ fn round(args: &ExecArgs, subject: &mut Subject, packets: &[Vec<u8>]) -> Result<
     let repeat = subject.measured.engine.repeat(args.repeat);
     let (mut sum, mut verdicts) = (0.0, Vec::new());
     for packet in packets {
-        let (ns, verdict) = time(&mut *subject.loaded, &subject.measured.program, packet, repeat)?;
+        let (ns, verdict) =
+            time(subject.measured.engine, &mut *subject.loaded, &subject.measured.program, packet, repeat)?;
         sum += ns;
         verdicts.push(verdict);
     }
@@ -223,12 +229,28 @@ fn round(args: &ExecArgs, subject: &mut Subject, packets: &[Vec<u8>]) -> Result<
     Ok(())
 }
 
-/// Nanoseconds of one run, and its verdict.
-fn time(loaded: &mut dyn Loaded, program: &str, packet: &[u8], repeat: u32) -> Result<(f64, u32)> {
-    let request = TestRun { data: packet.to_vec(), repeat, ..TestRun::default() };
-    let started = Instant::now();
-    let output = loaded.test_run(program, &request).with_context(|| program.to_owned())?;
-    Ok((started.elapsed().as_secs_f64() * 1e9 / f64::from(repeat), output.retval))
+/// Nanoseconds of one run, and its verdict after all of them.
+fn time(
+    engine: Engine,
+    loaded: &mut dyn Loaded,
+    program: &str,
+    packet: &[u8],
+    repeat: u32,
+) -> Result<(f64, u32)> {
+    if engine == Engine::Kernel {
+        let request = TestRun { data: packet.to_vec(), repeat, ..TestRun::default() };
+        let output = loaded.test_run(program, &request).with_context(|| program.to_owned())?;
+        return Ok((output.duration_ns as f64, output.retval));
+    }
+    let (mut best, mut verdict) = (f64::INFINITY, 0);
+    let request = TestRun { data: packet.to_vec(), repeat: repeat.div_ceil(SLICES), ..TestRun::default() };
+    for _ in 0..SLICES {
+        let started = Instant::now();
+        let output = loaded.test_run(program, &request).with_context(|| program.to_owned())?;
+        best = best.min(started.elapsed().as_secs_f64() * 1e9 / f64::from(request.repeat));
+        verdict = output.retval;
+    }
+    Ok((best, verdict))
 }
 
 fn packets(args: &ExecArgs) -> Result<Vec<Vec<u8>>> {

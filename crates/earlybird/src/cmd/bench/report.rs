@@ -144,8 +144,8 @@ impl Report {
             of(Engine::Jit).zip(of(Engine::Kernel)).filter(|(a, b)| a.error.is_none() && b.error.is_none());
         let _ = match pair {
             Some((a, b)) => {
-                // A difference of less than the clock's grain is none.
-                let ratio = self.net_ns(a).max(0.05) / self.net_ns(b).max(0.05);
+                // The kernel's clock has a grain of a nanosecond: less than that is none.
+                let ratio = self.net_ns(a).max(0.5) / self.net_ns(b).max(0.5);
                 ratios.push(ratio);
                 write!(line, " {ratio:>10.3}")
             }
