@@ -45,7 +45,8 @@ fn run() -> Result<u64, String> {
             let program = engine::link(&insns).map_err(|e| e.to_string())?;
             engine::interpret(&program, &args.memory, FUEL).0.map_err(|e| e.to_string())
         }
-        other => Err(format!("there is no engine {other:?} here; there is: interp")),
+        "jit" => Ok(engine::run_compiled(&engine::compile(&insns)?, &args.memory).0),
+        other => Err(format!("there is no engine {other:?} here; there are: interp, jit")),
     }
 }
 
