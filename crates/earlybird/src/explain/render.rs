@@ -29,7 +29,7 @@ pub fn render(program: &ProgramSpec, refusal: &Refusal, style: Style) -> String 
         refusal.insn.map(|insn| Label { insn, text })
     });
     let title = refusal.rule.map_or_else(|| one_line(&refusal.message), |r| r.title.to_owned());
-    let mut title = Level::ERROR.primary_title(title);
+    let mut title = Level::ERROR.primary_title(normalize_untrusted_str(&title));
     if let Some(rule) = refusal.rule {
         title = title.id(rule.id.to_string());
     }
@@ -59,7 +59,7 @@ fn snippets(
     let key = |spot: &Spot| (spot.file != main.file, spot.file.clone());
     let mark = |spot: &Spot, kind, text: &str| Mark { spot: spot.clone(), kind, text: text.to_owned() };
     let mut files: BTreeMap<(bool, String), Vec<Mark>> = BTreeMap::new();
-    files.insert(key(&main), vec![mark(&main, AnnotationKind::Primary, &at.text)]);
+    files.insert(key(&main), vec![mark(&main, AnnotationKind::Primary, "")]);
     for label in explanation.map_or(&[][..], |e| &e.story) {
         let Some(spot) = sources.spot(label.insn) else { continue };
         if spot.file == main.file && !near(spot.line, main.line) {
@@ -67,11 +67,13 @@ fn snippets(
         }
         let marks = files.entry(key(&spot)).or_default();
         match marks.iter_mut().find(|m| m.spot == spot) {
-            Some(m) if m.kind == AnnotationKind::Primary => m.text = format!("{}; {}", label.text, m.text),
-            Some(m) => m.text = format!("{}; then {}", m.text, label.text),
+            Some(m) if m.kind == AnnotationKind::Primary => m.text += &format!("{}; ", label.text),
+            Some(m) => m.text += &format!("; then {}", label.text),
             None => marks.push(mark(&spot, AnnotationKind::Context, &label.text)),
         }
     }
+    // What is wrong ends what happened at its place.
+    files.entry(key(&main)).and_modify(|marks| marks[0].text += &at.text);
     files.into_iter().map(|((_, file), marks)| snippet(&sources, &file, &marks)).collect()
 }
 
