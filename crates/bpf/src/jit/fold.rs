@@ -461,7 +461,7 @@ impl Graph {
         test: Test,
         w: Width,
         a: Id,
-        (b, imm): (Id, u64),
+        (mut b, imm): (Id, u64),
     ) -> (Test, Width, Id, Id, i64) {
         let (mut test, mut w, mut a, mut imm) = (test, w, a, imm);
         if let (Test::Compare(c), 0) = (test, imm >> 1) {
@@ -480,7 +480,7 @@ impl Graph {
         let whole = n.op == Op::Bswap && n.imm <= i64::from(width_bits(w)) && self.bits(n.a) <= n.imm as u8;
         if equality && whole && bits_of(imm) <= n.imm as u8 {
             imm = imm.swap_bytes() >> (64 - n.imm);
-            a = n.a;
+            (a, b) = (n.a, self.konst(imm));
         }
         if w == Width::W64 && narrow_test(test, self.bits(a).max(bits_of(imm))) {
             w = Width::W32;
