@@ -311,7 +311,8 @@ impl Env<'_> {
             }
             _ => self.check_cond_jmp(insn)?,
         }
-        self.insn_idx += 1;
+        // A jump that is known to go to the first instruction has left the one before it.
+        self.insn_idx = self.insn_idx.wrapping_add(1);
         Ok(Flow::On)
     }
 

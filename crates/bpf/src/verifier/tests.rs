@@ -104,6 +104,8 @@ fn a_loop_ends_or_is_refused() {
     let counted = [i(0xb7, 0, 0, 0, 0), i(0x07, 0, 0, 0, 1), i(0xa5, 0, 0, -2, 100), EXIT];
     let v = run(&counted, &[]).expect("is accepted");
     assert_eq!(v.stats().processed_insns, 202);
+    let to_the_first = [i(0xb7, 0, 0, 0, 0), i(0x15, 0, 0, -2, 0), EXIT];
+    assert!(refused(&to_the_first).2.starts_with("infinite loop detected"));
     let endless = [i(0xb7, 0, 0, 0, 0), i(0x15, 0, 0, -1, 0), EXIT];
     let (errno, insn, message) = refused(&endless);
     assert_eq!((errno, insn), (Errno::EINVAL, 1));
