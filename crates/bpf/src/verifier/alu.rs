@@ -475,6 +475,7 @@ impl Env<'_> {
             && let Ok(sum) = i32::try_from(i64::from(ptr.off) + off.smin)
         {
             d.off = sum;
+            forget_pkt_end(d, ptr);
             return;
         }
         (d.smin, d.smax) = match (ptr.smin.checked_add(off.smin), ptr.smax.checked_add(off.smax)) {
@@ -505,6 +506,7 @@ impl Env<'_> {
             && let Ok(diff) = i32::try_from(i64::from(ptr.off).wrapping_sub(off.smin))
         {
             d.off = diff;
+            forget_pkt_end(d, ptr);
             return Ok(());
         }
         (d.smin, d.smax) = match (ptr.smin.checked_sub(off.smax), ptr.smax.checked_sub(off.smin)) {
@@ -560,4 +562,12 @@ impl Env<'_> {
 pub(super) fn clear_scalar_id(r: &mut Reg) {
     r.id = 0;
     r.off = 0;
+}
+
+/// A pointer that was at or beyond the packet's end may not be any more once it has moved back. Here the
+/// kernel goes on believing it (docs/parity.md).
+fn forget_pkt_end(moved: &mut Reg, from: &Reg) {
+    if from.is_pkt_pointer() && moved.off < from.off && moved.range() < 0 {
+        moved.pl = Payload::Range(0);
+    }
 }

@@ -13,6 +13,9 @@ use crate::insn::Insn;
 /// Instructions that may be processed over all paths.
 const COMPLEXITY_LIMIT: u32 = 1_000_000;
 
+/// States that may be kept for [`Claims`](super::Claims).
+const CLAIMED_STATES: u32 = 20_000;
+
 /// Whether the path goes on.
 #[derive(PartialEq, Eq)]
 enum Flow {
@@ -78,6 +81,9 @@ impl Env<'_> {
         self.walk_paths()?;
         if !self.level2() {
             self.log.clear();
+        }
+        if self.claims.is_some() {
+            self.collect_claims();
         }
         self.forget_states();
         Ok(())
@@ -161,7 +167,8 @@ impl Env<'_> {
                 return self.fail(Errno::EFAULT, format_args!("invalid insn idx {idx} insn_cnt {n}\n"));
             }
             self.insn_processed += 1;
-            if self.insn_processed > COMPLEXITY_LIMIT {
+            let unclaimable = self.claims.is_some() && self.total_states > CLAIMED_STATES;
+            if self.insn_processed > COMPLEXITY_LIMIT || unclaimable {
                 let n = self.insn_processed;
                 return self
                     .fail(Errno::E2BIG, format_args!("BPF program is too large. Processed {n} insn\n"));
@@ -170,7 +177,7 @@ impl Env<'_> {
             self.cur.insn_idx = idx;
             let aux = &self.aux[idx as usize];
             let (prune, jmp) = (aux.prune_point, aux.jmp_point);
-            if prune && self.is_state_visited(idx)? {
+            if (prune || self.claims.is_some()) && self.is_state_visited(idx)? {
                 if print_state {
                     self.log(format_args!("\nfrom {prev} to {idx}: safe\n"));
                 } else {
@@ -189,9 +196,6 @@ impl Env<'_> {
                 self.log_before(&mut print_state, prev);
             }
             self.aux[idx as usize].seen = true;
-            if self.trace.is_some() {
-                self.trace_state();
-            }
             if let Some(history) = &mut self.history {
                 history.record(idx, &self.cur);
             }

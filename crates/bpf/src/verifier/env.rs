@@ -240,7 +240,7 @@ pub(crate) struct Env<'a> {
     pub(crate) prev_log_pos: usize,
     pub(crate) prev_insn_print_pos: usize,
     pub(crate) prev_line: Option<usize>,
-    pub(crate) trace: Option<super::facts::Trace>,
+    pub(crate) claims: Option<super::claims::Claims>,
     /// The current path, where a rejection is to be explained.
     pub(crate) history: Option<Box<super::explain::history::History>>,
 }

@@ -1,8 +1,6 @@
 //! What a verification proved, for those who run the program: the JIT, the interpreter's checks, tests.
 
-use super::env::{Aux, Env, KeyState, LoopState, MapState, Pseudo};
-use super::reg::Reg;
-use super::tnum::Tnum;
+use super::env::{Aux, KeyState, LoopState, MapState, Pseudo};
 use super::types::RegType;
 
 /// Kind of the memory that a load, store or atomic instruction goes to.
@@ -106,98 +104,6 @@ impl InsnFact {
                 _ => None,
             },
             live_regs: a.live_regs_before,
-        }
-    }
-}
-
-/// What was claimed of a scalar register before an instruction, joined over all paths.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ScalarClaim {
-    /// Bits.
-    pub bits: Tnum,
-    /// Unsigned 64-bit range.
-    pub unsigned: (u64, u64),
-    /// Signed 64-bit range.
-    pub signed: (i64, i64),
-    /// Unsigned range of the low half.
-    pub unsigned32: (u32, u32),
-    /// Signed range of the low half.
-    pub signed32: (i32, i32),
-}
-
-impl ScalarClaim {
-    fn of(r: &Reg) -> Self {
-        Self {
-            bits: r.var_off,
-            unsigned: (r.umin, r.umax),
-            signed: (r.smin, r.smax),
-            unsigned32: (r.u32_min, r.u32_max),
-            signed32: (r.s32_min, r.s32_max),
-        }
-    }
-
-    fn join(&mut self, b: &Self) {
-        self.bits = self.bits.union(b.bits);
-        self.unsigned = (self.unsigned.0.min(b.unsigned.0), self.unsigned.1.max(b.unsigned.1));
-        self.signed = (self.signed.0.min(b.signed.0), self.signed.1.max(b.signed.1));
-        self.unsigned32 = (self.unsigned32.0.min(b.unsigned32.0), self.unsigned32.1.max(b.unsigned32.1));
-        self.signed32 = (self.signed32.0.min(b.signed32.0), self.signed32.1.max(b.signed32.1));
-    }
-
-    /// Whether a concrete value is one of those claimed.
-    #[must_use]
-    pub fn contains(&self, v: u64) -> bool {
-        let within = |v: i64, (lo, hi): (i64, i64)| v >= lo && v <= hi;
-        self.bits.contains(v)
-            && v >= self.unsigned.0
-            && v <= self.unsigned.1
-            && within(v as i64, self.signed)
-            && v as u32 >= self.unsigned32.0
-            && v as u32 <= self.unsigned32.1
-            && v as i32 >= self.signed32.0
-            && v as i32 <= self.signed32.1
-    }
-}
-
-/// What was claimed of a register.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Claim {
-    /// No path reached the instruction with this register set.
-    #[default]
-    Nothing,
-    /// A number on all paths.
-    Scalar(ScalarClaim),
-    /// A pointer on some path, or unset on some: nothing to compare a number with.
-    Other,
-}
-
-/// Claims before every instruction, for registers R0 to R9.
-#[derive(Clone, Debug, Default)]
-pub struct Trace {
-    /// By instruction, then register.
-    pub claims: Vec<[Claim; 10]>,
-}
-
-impl Env<'_> {
-    /// Joins the current claims into the trace.
-    pub(super) fn trace_state(&mut self) {
-        let at = self.insn_idx as usize;
-        let frame = self.cur.frame();
-        let Some(trace) = &mut self.trace else { return };
-        for (claim, r) in trace.claims[at].iter_mut().zip(&frame.regs) {
-            // A pruned path joins with imprecise scalars: those stand for any value.
-            let now = match r.ty {
-                RegType::SCALAR => Claim::Scalar(ScalarClaim::of(r)),
-                _ => Claim::Other,
-            };
-            *claim = match (*claim, now) {
-                (Claim::Nothing, n) => n,
-                (Claim::Scalar(mut a), Claim::Scalar(b)) => {
-                    a.join(&b);
-                    Claim::Scalar(a)
-                }
-                _ => Claim::Other,
-            };
         }
     }
 }

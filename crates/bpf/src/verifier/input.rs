@@ -140,12 +140,13 @@ pub struct Options {
     pub nr_cpus: u32,
     /// Kernel variables have addresses (`CONFIG_KALLSYMS_ALL`); none do in user space.
     pub kernel_variables: bool,
-    /// Record the claimed value of every register before every instruction, over all paths.
-    pub trace: bool,
+    /// Keep what is claimed before every instruction, for tests that hold runs against it. States are then
+    /// remembered at every instruction, so the cost counted is another.
+    pub claims: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_level: 0, nr_cpus: 8192, kernel_variables: false, trace: false }
+        Self { log_level: 0, nr_cpus: 8192, kernel_variables: false, claims: false }
     }
 }

@@ -392,7 +392,12 @@ fn sync_linked(st: &mut State, regno: usize, linked: &LinkedRegs) {
         if !r.is_scalar() || r.id & !ADD_CONST != known.id & !ADD_CONST {
             continue;
         }
-        if r.id & ADD_CONST == 0 && known.id & ADD_CONST == 0 || r.off == known.off {
+        let (mine, theirs) = (r.id & ADD_CONST, known.id & ADD_CONST);
+        // A sum of 32 bits says nothing of one of 64.
+        if mine != 0 && theirs != 0 && mine != theirs {
+            continue;
+        }
+        if mine == 0 && theirs == 0 || r.off == known.off {
             *r = known;
             continue;
         }
@@ -402,7 +407,7 @@ fn sync_linked(st: &mut State, regno: usize, linked: &LinkedRegs) {
         r.off = off;
         r.id = id;
         r.add(&delta);
-        if known.id & ADD_CONST32 != 0 {
+        if (mine | theirs) & ADD_CONST32 != 0 {
             r.zext_32_to_64();
         }
         r.bounds_sync();

@@ -9,8 +9,8 @@
 //! [`refine`] branches, [`mem`], [`stack`], [`btf_access`] loads and stores, [`helpers`], [`args`],
 //! [`protos`] calls of helpers, [`kfunc_call`], [`kfunc_args`], [`kfunc_objs`] calls of kernel functions,
 //! [`callbacks`], [`subprogs`] functions, [`refs`], [`record`] what is held and where, [`precision`],
-//! [`liveness`], [`scc`] for pruning, [`log`] the kernel's log form, [`rules`] the
-//! names of what can be wrong, [`explain`] the story of a rejection.
+//! [`liveness`], [`scc`] for pruning, [`log`] the kernel's log form, [`rules`] the names of what can be
+//! wrong, [`explain`] the story of a rejection, [`claims`] what tests hold runs against.
 
 mod alu;
 mod args;
@@ -19,6 +19,7 @@ mod btf_access;
 mod btfx;
 mod callbacks;
 mod cfg;
+mod claims;
 mod depth;
 mod do_check;
 mod env;
@@ -57,7 +58,8 @@ mod tnum;
 mod token;
 mod types;
 
-pub use facts::{Branch, Claim, InsnFact, Place, ScalarClaim, Trace};
+pub use claims::{Claim, Claims, PointerClaim, ScalarClaim, SlotClaim, StateClaim, Target};
+pub use facts::{Branch, InsnFact, Place};
 pub use input::{Input, MapDef, Options, license_is_gpl_compatible};
 pub use record::special_fields;
 pub use tnum::Tnum;

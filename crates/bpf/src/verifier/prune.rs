@@ -96,7 +96,10 @@ fn scalars_safe(old: &Reg, cur: &Reg, ids: &mut IdMap, exact: Exact) -> bool {
         return true;
     }
     let (old_add, cur_add) = (old.id & ADD_CONST != 0, cur.id & ADD_CONST != 0);
-    if old_add && !cur_add || old.id != 0 && !old_add && cur_add || old_add && old.off != cur.off {
+    if old_add && !cur_add || old.id != 0 && !old_add && cur_add {
+        return false;
+    }
+    if old_add && (old.off != cur.off || old.id & ADD_CONST != cur.id & ADD_CONST) {
         return false;
     }
     ids.check_scalar(old.id, cur.id) && range_within(old, cur) && old.var_off.includes(cur.var_off)
@@ -289,7 +292,7 @@ impl Env<'_> {
         }
     }
 
-    fn clean_state(&mut self, st: &mut State) {
+    pub(super) fn clean_state(&mut self, st: &mut State) {
         self.live_query(st);
         st.cleaned = true;
         for i in 0..st.frames.len() {
@@ -312,6 +315,7 @@ impl Env<'_> {
     /// Otherwise the state may be remembered in turn.
     pub(super) fn is_state_visited(&mut self, insn: u32) -> Res<bool> {
         let force = self.opts_test_state_freq()
+            || self.claims.is_some()
             || self.aux[insn as usize].force_checkpoint
             || self.cur.jmp_history.len() > 40;
         let mut add_new = force
@@ -469,7 +473,12 @@ impl Env<'_> {
 
     fn maybe_free(&mut self, id: StateId) {
         let Some(sl) = &self.states[id.0 as usize] else { return };
-        if !sl.in_free_list || sl.state.branches != 0 || self.incomplete_marks(&sl.state) {
+        // What was claimed is kept whether or not it helps to prune.
+        if self.claims.is_some()
+            || !sl.in_free_list
+            || sl.state.branches != 0
+            || self.incomplete_marks(&sl.state)
+        {
             return;
         }
         self.states[id.0 as usize] = None;

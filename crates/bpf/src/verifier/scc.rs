@@ -100,13 +100,14 @@ impl Env<'_> {
     fn propagate_backedges(&mut self, edges: &mut [State]) -> Res {
         for round in 0.. {
             if round > MAX_BACKEDGE_ITERS {
-                for e in edges.iter() {
+                for e in edges.iter().rev() {
                     self.mark_all_precise(e.parent, e.curframe());
                 }
                 break;
             }
             let mut changed = false;
-            for e in edges.iter_mut() {
+            // The latest first, as the kernel's list has them.
+            for e in edges.iter_mut().rev() {
                 let Some(old) = e.equal_state else { continue };
                 self.collect_precise(old);
                 changed |= self.mark_chain(Some(e), None)?;
@@ -138,7 +139,7 @@ impl Env<'_> {
             self.log(format_args!("SCC backedge {}\n", Self::chain_text(&chain)));
         }
         let visit = &mut self.scc_visits[chain.scc as usize][at];
-        visit.backedges.insert(0, edge);
+        visit.backedges.push(edge);
         visit.counted += 1;
         self.num_backedges += 1;
         self.update_peak_states();

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use uapi::Errno;
 
+use super::claims::Claims;
 use super::env::{Aux, Env, MapInfo, Res, Subprog};
-use super::facts::{InsnFact, Trace};
+use super::facts::InsnFact;
 use super::input::{Input, MapDef, Options};
 use super::record;
 use super::rules::Rule;
@@ -39,7 +40,7 @@ pub struct Verified {
     facts: Vec<InsnFact>,
     stats: Stats,
     log: String,
-    trace: Option<Trace>,
+    claims: Option<Claims>,
 }
 
 impl Verified {
@@ -70,10 +71,10 @@ impl Verified {
         &self.log
     }
 
-    /// Claims before every instruction, if [`Options::trace`] asked for them.
+    /// What was claimed before every instruction, if [`Options::claims`] asked for it.
     #[must_use]
-    pub fn trace(&self) -> Option<&Trace> {
-        self.trace.as_ref()
+    pub fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
     }
 }
 
@@ -140,7 +141,7 @@ pub fn verify(input: &Input<'_>, opts: &Options) -> Result<Verified, Box<Rejecti
             let start = |s: u32| env.subprogs[s as usize].start;
             let facts = env.aux.iter().map(|a| InsnFact::of(a, start, maps)).collect();
             let subject = Subject::new(input, &env);
-            Ok(Verified { subject, facts, stats, log: env.log, trace: env.trace })
+            Ok(Verified { subject, facts, stats, log: env.log, claims: env.claims })
         }
         Err(errno) => Err(Box::new(Rejection {
             rule: Rule::of_message(&env.message).unwrap_or_else(Rule::silent),
@@ -204,7 +205,7 @@ impl<'a> Env<'a> {
             prev_insn_print_pos: 0,
             prev_line: None,
             history: None,
-            trace: opts.trace.then(|| Trace { claims: vec![Default::default(); n] }),
+            claims: opts.claims.then(|| Claims::new(n)),
         };
         for def in input.maps {
             let info = env.map_info(def);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use uapi::Errno;
 use uapi::bpf::{
-    BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE, HELPER_NAMES, MapType,
-    func,
+    BPF_EXIT, BPF_JMP, BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, BPF_PSEUDO_MAP_IDX, BPF_PSEUDO_MAP_IDX_VALUE,
+    HELPER_NAMES, MapType, func,
 };
 
 use super::check::check;
@@ -79,6 +79,18 @@ impl Program {
     ///
     /// The instruction that names something that is not there.
     pub fn link(spec: &ProgramSpec, id: u32, maps: &[Arc<Map>], symbols: Symbols) -> Result<Self, LinkError> {
+        Self::link_live(spec, spec, id, maps, symbols)
+    }
+
+    /// Links a program of which `live` is what may run.
+    fn link_live(
+        whole: &ProgramSpec,
+        live: &ProgramSpec,
+        id: u32,
+        maps: &[Arc<Map>],
+        symbols: Symbols,
+    ) -> Result<Self, LinkError> {
+        let spec = live;
         let linker = Linker { spec, maps, symbols };
         let subprogs = linker.subprogs()?;
         check(&spec.insns, &subprogs).map_err(|flaw| linker.error(flaw.insn, flaw.errno, flaw.message))?;
@@ -89,7 +101,7 @@ impl Program {
             id,
             attach_type: spec.attach_type,
             frags: spec.frags,
-            insns: spec.insns.clone().into(),
+            insns: whole.insns.clone().into(),
             code: decode(spec, &ksyms),
             subprogs,
             maps: maps.into(),
@@ -114,7 +126,8 @@ impl Program {
         verified: Verified,
     ) -> Result<Self, LinkError> {
         let symbols = Symbols { helper: crate::helpers::helper, kfunc: crate::kfuncs::kfunc };
-        let program = Self::link(spec, id, maps, symbols)?;
+        let live = without_dead(spec, &verified);
+        let program = Self::link_live(spec, &live, id, maps, symbols)?;
         if let Err(message) = verified.covers(spec, maps) {
             let (program, errno) = (spec.name.clone(), Errno::EINVAL);
             return Err(LinkError { program, insn: None, errno, message });
@@ -227,6 +240,26 @@ impl Callback {
     pub fn insn(&self) -> u32 {
         self.insn
     }
+}
+
+/// The program with an end in place of each instruction that no path reaches: the verifier has not looked
+/// at those, so they may be anything.
+fn without_dead(spec: &ProgramSpec, verified: &Verified) -> ProgramSpec {
+    let mut live = spec.clone();
+    let facts = verified.facts();
+    if facts.len() != live.insns.len() {
+        // A proof of another program, which is found out later.
+        return live;
+    }
+    let mut second = false;
+    for (insn, fact) in live.insns.iter_mut().zip(facts) {
+        let narrow = !second && !insn.is_ld_imm64();
+        second = !second && insn.is_ld_imm64();
+        if narrow && !fact.reached {
+            *insn = Insn::new(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+        }
+    }
+    live
 }
 
 /// Resolves what a program's instructions name.

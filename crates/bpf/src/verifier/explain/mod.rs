@@ -66,7 +66,7 @@ pub fn explain(input: &Input<'_>, opts: &Options, rejection: &Rejection) -> Expl
         known: Vec::new(),
         needed: needs::needed(rule, &rejection.message),
     };
-    let opts = Options { log_level: 0, trace: false, ..opts.clone() };
+    let opts = Options { log_level: 0, claims: false, ..opts.clone() };
     let Some((env, history)) = Env::repeat(input, &opts, rejection) else { return out };
     let teller = Teller { env: &env, history: &history };
     if !history.steps().is_empty() && rejection.insn == out.at.insn {
