@@ -10,3 +10,4 @@ pub mod kernel;
 pub mod lower;
 pub mod network;
 pub mod programs;
+pub mod soundness;

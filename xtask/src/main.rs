@@ -1,6 +1,8 @@
 //! The project's own chores: `cargo xtask tidy`, `cargo xtask ci`, ...
 
+mod bench;
 mod corpus;
+mod soundness;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,11 @@ enum Task {
     /// Compare with other implementations over fetched corpora
     #[command(subcommand)]
     Corpus(Corpus),
+    /// Measure beside the running kernel (needs root)
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Random programs: what the verifier accepts does what it claims, and the kernel accepts it too
+    Soundness(soundness::Options),
     /// Check that the committed objects of programs/ and of the verifier's tests are what their sources build to
     Programs,
 }
@@ -39,12 +46,20 @@ enum Corpus {
     Verifier(corpus::verifier::Options),
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// Times of verification
+    Verifier(bench::Options),
+}
+
 fn main() -> Result<()> {
     let root = root();
     match Args::parse().task {
         Task::Tidy { quick } => tidy::run(&root, quick),
         Task::Ci => ci(&root),
         Task::Corpus(Corpus::Verifier(options)) => corpus::verifier::run(&root, &options),
+        Task::Bench(Bench::Verifier(options)) => bench::verifier(&root, &options),
+        Task::Soundness(options) => soundness::run(&options),
         Task::Programs => programs(&root),
     }
 }

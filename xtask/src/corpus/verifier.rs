@@ -4,10 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bpf::btf::Btf;
 use bpf::object::ObjectSpec;
 use clap::Args;
 
 use super::compare::{self, Pair, Said};
+use super::fixtures;
 use super::source::{Source, VERIFIER_TESTS};
 
 #[derive(Args)]
@@ -36,19 +38,33 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    let objects = if options.object.is_empty() {
-        let dir = options.dir.clone().unwrap_or_else(|| root.join("target/corpus"));
-        let file = options.filter.split_once('/').map_or("", |(file, _)| file);
-        let stem = file.trim_end_matches(".bpf.o");
-        let prefix = if options.all { "" } else { VERIFIER_TESTS };
-        Source::fetch(&dir)?.build_programs(prefix, stem)?
-    } else {
-        options.object.clone()
-    };
-    let target = linux::host::target();
     let kernel_btf = linux::host::vmlinux().ok();
+    if !options.object.is_empty() {
+        return report(&programs(&options.object, kernel_btf.as_deref(), options)?, options);
+    }
+    let dir = options.dir.clone().unwrap_or_else(|| root.join("target/corpus"));
+    let file = options.filter.split_once('/').map_or("", |(file, _)| file);
+    let stem = file.trim_end_matches(".bpf.o");
+    let prefix = if options.all { "" } else { VERIFIER_TESTS };
+    let source = Source::fetch(&dir)?;
+    let objects = source.build_programs(prefix, stem)?;
+    let first = report(&programs(&objects, kernel_btf.as_deref(), options)?, options);
+    println!("older tests (verifier/*.c), all of them as XDP:");
     let mut pairs = Vec::new();
-    for path in &objects {
+    for spec in fixtures::objects(&source)? {
+        match compare::object(&spec, kernel_btf.as_deref(), options.log_level, &options.filter) {
+            Ok(judged) => pairs.extend(judged),
+            Err(e) => println!("not submitted {}: {e}", spec.name),
+        }
+    }
+    first.and(report(&pairs, options))
+}
+
+/// Judges the programs of objects.
+fn programs(objects: &[PathBuf], kernel_btf: Option<&Btf>, options: &Options) -> Result<Vec<Pair>> {
+    let target = linux::host::target();
+    let mut pairs = Vec::new();
+    for path in objects {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let spec = match ObjectSpec::parse(&bytes, &name, &target) {
@@ -61,9 +77,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         for p in spec.unusable.iter().filter(|p| format!("{name}/{}", p.name).contains(&options.filter)) {
             println!("unusable {name}/{}: {}", p.name, p.problem);
         }
-        pairs.extend(compare::object(&spec, kernel_btf.as_deref(), options.log_level, &options.filter)?);
+        pairs.extend(compare::object(&spec, kernel_btf, options.log_level, &options.filter)?);
     }
-    report(&pairs, options)
+    Ok(pairs)
 }
 
 fn word(s: &Said) -> String {
@@ -117,6 +133,8 @@ fn report(pairs: &[Pair], options: &Options) -> Result<()> {
 struct Counts {
     all: u32,
     agree: u32,
+    /// Refused by the kernel, accepted here.
+    unsound: u32,
     xdp: u32,
     xdp_agree: u32,
     rejected: u32,
@@ -133,6 +151,7 @@ impl Counts {
         let e = &p.engine;
         self.all += 1;
         self.agree += u32::from(p.agree());
+        self.unsound += u32::from(k.errno.is_some() && e.errno.is_none());
         self.xdp += u32::from(p.is_xdp);
         self.xdp_agree += u32::from(p.is_xdp && p.agree());
         self.same_cost += u32::from(e.processed == k.processed && e.states == k.states);
@@ -148,6 +167,7 @@ impl Counts {
 
     fn print(&self) {
         println!("agree {} of {}", self.agree, self.all);
+        println!("accepted here and refused by the kernel: {}", self.unsound);
         println!("written for XDP: agree {} of {}", self.xdp_agree, self.xdp);
         println!(
             "of {} rejected by both: same errno {}, same instruction {}, same message {}",
