@@ -7,7 +7,10 @@ use std::ptr::NonNull;
 
 use crate::SharedSlice;
 
-/// A page-aligned stretch of memory, owned by whoever holds it.
+/// A stretch of memory that starts on a cache line, owned by whoever holds it.
+///
+/// Not on a page: packets start at the same offset of their frames, and in pages all of these would compete for
+/// the same few places of the first-level cache.
 pub struct Frame {
     ptr: NonNull<u8>,
     len: usize,
@@ -21,6 +24,8 @@ unsafe impl Sync for Frame {}
 impl Frame {
     /// The usual size, bytes.
     pub const PAGE_SIZE: usize = 4096;
+    /// Alignment: a cache line, bytes.
+    const ALIGN: usize = 64;
 
     /// A zeroed frame.
     ///
@@ -38,7 +43,7 @@ impl Frame {
     }
 
     fn layout(len: usize) -> Layout {
-        Layout::from_size_align(len, Self::PAGE_SIZE).expect("a frame's size fits the address space")
+        Layout::from_size_align(len, Self::ALIGN).expect("a frame's size fits the address space")
     }
 
     /// Size, bytes.

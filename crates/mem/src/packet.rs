@@ -1,10 +1,12 @@
 //! [`Packet`]: a packet's memory with its geometry, outside of a poll. What `xdp_frame` and `sk_buff` have in
 //! common; [`crate::XdpBuff`] is the same while a program works on it.
+// UNSAFETY: a packet is a buff whose lifetime was forgotten, so that neither way copies anything.
+#![allow(unsafe_code)]
 
 use uapi::Errno;
 use uapi::xdp::{MAX_SKB_FRAGS, XDP_FRAME_SIZE, XDP_TAILROOM};
 
-use crate::{Frag, Frame, SharedSlice};
+use crate::{Frag, Frame, RxqInfo, SharedSlice, XdpBuff};
 
 /// Who owned a packet's memory at first: `enum xdp_mem_type`. Programs see it, and receivers copy it.
 ///
@@ -26,20 +28,14 @@ pub enum MemType {
 
 /// A packet: one linear buffer with head and tail room, metadata before the packet, perhaps fragments.
 ///
-/// It is 64 bytes, so that queues hold packets by value. Its parts always lie within the frame:
-/// `meta_len <= data` and `data + len <= frame_sz - XDP_TAILROOM`.
-pub struct Packet {
-    frame: Frame,
-    frags: Vec<Frag>,
-    frame_sz: u32,
-    data: u32,
-    len: u32,
-    rx_ifindex: u32,
-    meta_len: u8,
-    mem_type: MemType,
-}
+/// It is one pointer, so that queues and moves are cheap; pools keep what it points to. Its parts always lie
+/// within the frame, as a buff's do.
+pub struct Packet(Box<XdpBuff<'static>>);
 
-const _: () = assert!(size_of::<Packet>() == 64);
+const _: () = assert!(size_of::<Packet>() == 8);
+
+/// Where packets are that are in no queue.
+static NOWHERE: RxqInfo = RxqInfo { ifindex: 0, queue_index: 0, mem_type: 0, frag_size: 0 };
 
 impl Packet {
     /// A packet that starts `headroom` bytes into the frame, of which `frame_sz` bytes are used, and has
@@ -49,63 +45,88 @@ impl Packet {
     ///
     /// `EINVAL` with the frame if `frame_sz` is larger than the frame, or if packet and tail room do not fit.
     pub fn new(frame: Frame, frame_sz: u32, headroom: u32, len: u32) -> Result<Self, (Errno, Frame)> {
-        let end = u64::from(headroom) + u64::from(len) + XDP_TAILROOM as u64;
-        if frame_sz as usize > frame.len() || end > u64::from(frame_sz) {
-            return Err((Errno::EINVAL, frame));
+        let mut packet = Self(Box::new(XdpBuff::empty(frame, &NOWHERE)));
+        match packet.reset(frame_sz, headroom, len) {
+            Ok(()) => Ok(packet),
+            Err(errno) => Err((errno, packet.0.into_frame())),
         }
-        Ok(Self {
-            frame,
-            frags: Vec::new(),
-            frame_sz,
-            data: headroom,
-            len,
-            rx_ifindex: 0,
-            meta_len: 0,
-            mem_type: MemType::PageShared,
-        })
     }
 
-    /// Unchecked by intent: for buffs, which keep the same bounds.
+    /// Makes another packet of it, in the same frame: without fragments, metadata or origin. The bytes stay.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `frame_sz` is larger than the frame, or if packet and tail room do not fit; nothing is
+    /// changed then.
     #[inline]
-    pub(crate) fn from_parts(parts: Parts) -> Self {
-        let Parts { frame, frags, frame_sz, data, len, meta_len, rx_ifindex } = parts;
-        Self { frame, frags, frame_sz, data, len, rx_ifindex, meta_len, mem_type: MemType::PageShared }
+    pub fn reset(&mut self, frame_sz: u32, headroom: u32, len: u32) -> Result<(), Errno> {
+        let buff = &mut *self.0;
+        let end = u64::from(headroom) + u64::from(len) + XDP_TAILROOM as u64;
+        if frame_sz as usize > buff.frame.len() || end > u64::from(frame_sz) {
+            return Err(Errno::EINVAL);
+        }
+        buff.frame_sz = frame_sz;
+        buff.data = buff.data_hard_start + u64::from(headroom);
+        buff.data_end = buff.data + u64::from(len);
+        buff.data_meta = buff.data;
+        if buff.has_frags() {
+            buff.drop_frags();
+        }
+        buff.rx_ifindex = 0;
+        buff.mem_type = MemType::PageShared;
+        Ok(())
     }
 
+    /// The packet as programs see it. Where it came in before is forgotten, its memory's type too: both are
+    /// the queue's now.
+    ///
+    /// Kernel: `include/net/xdp.h xdp_convert_frame_to_buff, v6.18`
+    #[doc(alias = "xdp_convert_frame_to_buff")]
+    #[must_use]
     #[inline]
-    pub(crate) fn into_parts(self) -> Parts {
-        let Self { frame, frags, frame_sz, data, len, meta_len, rx_ifindex, .. } = self;
-        Parts { frame, frags, frame_sz, data, len, meta_len, rx_ifindex }
+    pub fn into_buff(self, rxq: &RxqInfo) -> Box<XdpBuff<'_>> {
+        let mut buff: Box<XdpBuff<'_>> = self.0;
+        buff.arrive(rxq);
+        buff
+    }
+
+    /// The packet of a buff, so that it can outlive the poll; what [`XdpBuff::into_packet`] does.
+    #[inline]
+    pub(crate) fn of(mut buff: Box<XdpBuff<'_>>) -> Self {
+        buff.depart(&NOWHERE);
+        // SAFETY: the two types differ in the lifetime of the references to queues alone. `depart` has
+        // replaced both by what lives for ever.
+        Self(unsafe { Box::from_raw(Box::into_raw(buff).cast()) })
     }
 
     /// Bytes of the frame that are the packet's, tail room included.
     #[must_use]
     pub const fn frame_sz(&self) -> u32 {
-        self.frame_sz
+        self.0.frame_sz
     }
 
     /// Bytes before the packet, metadata included.
     #[must_use]
     pub const fn headroom(&self) -> u32 {
-        self.data
+        (self.0.data - self.0.data_hard_start) as u32
     }
 
     /// Bytes of the linear part.
     #[must_use]
     pub const fn linear_len(&self) -> u32 {
-        self.len
+        (self.0.data_end - self.0.data) as u32
     }
 
     /// Bytes after the linear part, before the reserved tail.
     #[must_use]
     pub const fn tailroom(&self) -> u32 {
-        self.frame_sz - XDP_TAILROOM as u32 - self.data - self.len
+        self.0.frame_sz - XDP_TAILROOM as u32 - self.headroom() - self.linear_len()
     }
 
     /// Bytes of metadata.
     #[must_use]
-    pub const fn meta_len(&self) -> u32 {
-        self.meta_len as u32
+    pub fn meta_len(&self) -> u32 {
+        self.0.meta_len() as u32
     }
 
     /// Bytes of the packet with its fragments.
@@ -115,41 +136,42 @@ impl Packet {
     #[doc(alias = "xdp_get_frame_len")]
     #[inline]
     pub fn total_len(&self) -> usize {
-        self.len as usize + self.frags.iter().map(|f| f.len() as usize).sum::<usize>()
+        self.0.buff_len()
     }
 
     /// Whether there is room for an `xdp_frame` before packet and metadata.
     #[must_use]
-    pub const fn has_frame_room(&self) -> bool {
-        self.data >= self.meta_len as u32 + XDP_FRAME_SIZE as u32
+    #[inline]
+    pub fn has_frame_room(&self) -> bool {
+        self.headroom() >= self.meta_len() + XDP_FRAME_SIZE as u32
     }
 
     /// Device that it came in on; 0 if none is known.
     #[must_use]
     pub const fn rx_ifindex(&self) -> u32 {
-        self.rx_ifindex
+        self.0.rx_ifindex
     }
 
     /// Says which device it came in on.
     pub const fn set_rx_ifindex(&mut self, ifindex: u32) {
-        self.rx_ifindex = ifindex;
+        self.0.rx_ifindex = ifindex;
     }
 
     /// Who owned its memory at first.
     #[must_use]
     pub const fn mem_type(&self) -> MemType {
-        self.mem_type
+        self.0.mem_type
     }
 
     /// Says who owned its memory at first.
     pub const fn set_mem_type(&mut self, mem_type: MemType) {
-        self.mem_type = mem_type;
+        self.0.mem_type = mem_type;
     }
 
     /// Fragments after the linear part.
     #[must_use]
     pub fn frags(&self) -> &[Frag] {
-        &self.frags
+        &self.0.frags
     }
 
     /// Adds a fragment at the end.
@@ -158,25 +180,23 @@ impl Packet {
     ///
     /// `ENOMEM` with the fragment if there are [`MAX_SKB_FRAGS`] already.
     pub fn push_frag(&mut self, frag: Frag) -> Result<(), (Errno, Frag)> {
-        if self.frags.len() == MAX_SKB_FRAGS {
+        if self.0.frags.len() == MAX_SKB_FRAGS {
             return Err((Errno::ENOMEM, frag));
         }
-        self.frags.push(frag);
+        self.0.push_frag(frag).expect("there is room for one more");
         Ok(())
     }
 
     /// The linear part.
     #[must_use]
     pub fn linear(&self) -> SharedSlice<'_> {
-        self.frame.bytes().get(self.data as usize, self.len as usize).expect("within the frame")
+        self.0.linear()
     }
 
     /// Metadata and linear part in one.
     #[must_use]
     pub fn meta_and_linear(&self) -> SharedSlice<'_> {
-        let meta = u32::from(self.meta_len);
-        let (from, len) = (self.data - meta, self.len + meta);
-        self.frame.bytes().get(from as usize, len as usize).expect("within the frame")
+        self.0.meta_and_linear()
     }
 
     /// Moves the start of the packet towards the end; metadata is given up if it is not zero.
@@ -188,12 +208,11 @@ impl Packet {
     /// Kernel: `include/linux/skbuff.h __skb_pull, v6.18`
     #[doc(alias = "__skb_pull")]
     pub const fn pull(&mut self, n: u32) -> Result<(), Errno> {
-        if n > self.len {
+        if n > self.linear_len() {
             return Err(Errno::EINVAL);
         }
-        self.data += n;
-        self.len -= n;
-        self.meta_len = 0;
+        self.0.data += n as u64;
+        self.0.data_meta = self.0.data;
         Ok(())
     }
 
@@ -206,12 +225,11 @@ impl Packet {
     /// Kernel: `net/core/skbuff.c skb_push, v6.18`
     #[doc(alias = "skb_push")]
     pub const fn push(&mut self, n: u32) -> Result<(), Errno> {
-        if n > self.data {
+        if n > self.headroom() {
             return Err(Errno::EINVAL);
         }
-        self.data -= n;
-        self.len += n;
-        self.meta_len = 0;
+        self.0.data -= n as u64;
+        self.0.data_meta = self.0.data;
         Ok(())
     }
 
@@ -224,8 +242,10 @@ impl Packet {
     /// Kernel: `include/linux/skbuff.h skb_metadata_set, v6.18`
     #[doc(alias = "skb_metadata_set")]
     pub fn set_meta_len(&mut self, len: u32) -> Result<(), Errno> {
-        let byte = u8::try_from(len).ok().filter(|b| len <= self.data && b.is_multiple_of(4));
-        self.meta_len = byte.ok_or(Errno::EINVAL)?;
+        if len > self.headroom() || !len.is_multiple_of(4) || len > u32::from(u8::MAX) {
+            return Err(Errno::EINVAL);
+        }
+        self.0.data_meta = self.0.data - u64::from(len);
         Ok(())
     }
 
@@ -233,14 +253,14 @@ impl Packet {
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = self.linear().to_vec();
-        self.frags.iter().for_each(|f| bytes.extend(f.bytes().to_vec()));
+        self.0.frags.iter().for_each(|f| bytes.extend(f.bytes().to_vec()));
         bytes
     }
 
     /// Copies bytes of the packet from `offset` to `dst`, as many as both have; answers how many.
     pub fn copy_out(&self, offset: usize, dst: SharedSlice<'_>) -> usize {
         let (mut skip, mut done) = (offset, 0);
-        let parts = std::iter::once(self.linear()).chain(self.frags.iter().map(Frag::bytes));
+        let parts = std::iter::once(self.linear()).chain(self.0.frags.iter().map(Frag::bytes));
         for part in parts {
             if done == dst.len() {
                 break;
@@ -260,40 +280,29 @@ impl Packet {
     /// Number of frames that it is made of.
     #[must_use]
     pub fn frame_count(&self) -> usize {
-        1 + self.frags.len()
+        1 + self.0.frags.len()
     }
 
     /// The whole linear frame, with head and tail room.
     #[must_use]
     pub fn frame_bytes(&self) -> SharedSlice<'_> {
-        self.frame.bytes()
+        self.0.frame.bytes()
     }
 
     /// Takes it apart, when the packet is done with.
     #[inline]
     pub fn into_frames(self, mut give: impl FnMut(Frame)) {
-        for frag in self.frags {
+        let XdpBuff { frame, frags, .. } = *self.0;
+        for frag in frags {
             give(frag.into_frame());
         }
-        give(self.frame);
+        give(frame);
     }
-}
-
-/// What buff and packet have in common.
-pub(crate) struct Parts {
-    pub(crate) frame: Frame,
-    pub(crate) frags: Vec<Frag>,
-    pub(crate) frame_sz: u32,
-    pub(crate) data: u32,
-    pub(crate) len: u32,
-    pub(crate) meta_len: u8,
-    pub(crate) rx_ifindex: u32,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{RxqInfo, XdpBuff};
 
     const RXQ: RxqInfo = RxqInfo { ifindex: 7, queue_index: 0, mem_type: 0, frag_size: 0 };
 
@@ -316,7 +325,7 @@ mod tests {
         let mut p = packet(640, 256, 60).unwrap();
         p.push_frag(Frag::new(Frame::new(4096), 8, 100).unwrap()).map_err(|(e, _)| e).unwrap();
         p.set_meta_len(16).unwrap();
-        let mut buff = XdpBuff::from_packet(p, &RXQ);
+        let mut buff = p.into_buff(&RXQ);
         assert_eq!((buff.frame_sz(), buff.headroom(), buff.meta_len(), buff.buff_len()), (640, 256, 16, 160));
         assert_eq!(buff.adjust_tail(5), Err(Errno::EOPNOTSUPP));
         buff.adjust_head(4).unwrap();
@@ -328,7 +337,7 @@ mod tests {
 
     #[test]
     fn unsupported_metadata_counts_as_none() {
-        let mut buff = XdpBuff::from_packet(packet(4096, 256, 60).unwrap(), &RXQ);
+        let mut buff = packet(4096, 256, 60).unwrap().into_buff(&RXQ);
         buff.set_metadata_unsupported();
         assert_eq!(buff.into_packet().meta_len(), 0);
     }

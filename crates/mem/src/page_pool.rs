@@ -10,20 +10,23 @@ const MAGAZINE: usize = 64;
 /// Pages that a pool keeps before it gives a magazine to the depot.
 const KEEP: usize = 4 * MAGAZINE;
 
-/// Where pools of several CPUs leave pages for each other: a frame is often freed on another CPU than the
+/// Where pools of several CPUs leave pages for each other: a packet is often freed on another CPU than the
 /// one that took it. Locked once for [`MAGAZINE`] pages.
 #[derive(Default)]
 pub struct Depot {
-    full: SpinLock<Vec<Vec<Frame>>>,
-    empty: SpinLock<Vec<Vec<Frame>>>,
+    full: SpinLock<Vec<Vec<Packet>>>,
+    empty: SpinLock<Vec<Vec<Packet>>>,
 }
 
-/// The pages of one CPU. What was taken comes back as it is: pages are not cleared.
+/// The pages of one CPU, most of them as packets that are ready for use. What was taken comes back as it is:
+/// pages are not cleared.
 ///
 /// Kernel: `net/core/page_pool.c struct page_pool, v6.18`
 #[doc(alias = "page_pool")]
 pub struct PagePool {
-    free: Vec<Frame>,
+    packets: Vec<Packet>,
+    /// Pages without a packet: for fragments, and from them.
+    pages: Vec<Frame>,
     depot: Arc<Depot>,
     /// Pages made, taken and given back by this pool.
     stats: PoolStats,
@@ -49,8 +52,9 @@ impl PagePool {
     /// A pool without pages, which shares pages with others through the depot.
     #[must_use]
     pub fn new(depot: Arc<Depot>) -> Self {
-        let free = Vec::with_capacity(KEEP + MAGAZINE);
-        Self { free, depot, stats: PoolStats::default(), limit: u64::MAX }
+        let packets = Vec::with_capacity(KEEP + MAGAZINE);
+        let pages = Vec::with_capacity(KEEP);
+        Self { packets, pages, depot, stats: PoolStats::default(), limit: u64::MAX }
     }
 
     /// Lets the pool make no more than so many pages in all.
@@ -64,36 +68,57 @@ impl PagePool {
         self.stats
     }
 
-    /// A page; `None` if the limit is reached.
+    /// A packet in a page, of which `frame_sz` bytes are used; `None` if the limit is reached, or if packet and
+    /// tail room do not fit. What the page held before is still there.
     ///
     /// Kernel: `net/core/page_pool.c page_pool_alloc_pages, v6.18`
     #[doc(alias = "page_pool_alloc_pages")]
     #[inline]
-    pub fn take(&mut self) -> Option<Frame> {
-        let frame = match self.free.pop() {
-            Some(frame) => frame,
+    pub fn take_packet(&mut self, frame_sz: u32, headroom: u32, len: u32) -> Option<Packet> {
+        let mut packet = match self.packets.pop() {
+            Some(packet) => packet,
             None => self.refill()?,
         };
+        if packet.reset(frame_sz, headroom, len).is_err() {
+            self.packets.push(packet);
+            return None;
+        }
         self.stats.taken += 1;
-        Some(frame)
+        Some(packet)
+    }
+
+    /// A page without a packet; `None` if the limit is reached.
+    pub fn take(&mut self) -> Option<Frame> {
+        let mut page = self.pages.pop();
+        if page.is_none() {
+            let packet = self.packets.pop().or_else(|| self.refill())?;
+            packet.into_frames(|frame| page = Some(frame));
+        }
+        self.stats.taken += 1;
+        page
     }
 
     #[cold]
-    fn refill(&mut self) -> Option<Frame> {
+    fn refill(&mut self) -> Option<Packet> {
         if let Some(mut magazine) = self.depot.full.with(Vec::pop) {
-            let frame = magazine.pop();
-            self.free.append(&mut magazine);
+            self.packets.append(&mut magazine);
             self.depot.empty.with(|all| all.push(magazine));
-            if frame.is_some() {
-                return frame;
+            if let Some(packet) = self.packets.pop() {
+                return Some(packet);
             }
         }
-        if self.stats.allocated >= self.limit {
-            self.stats.failed += 1;
-            return None;
-        }
-        self.stats.allocated += 1;
-        Some(Frame::new(Frame::PAGE_SIZE))
+        let page = match self.pages.pop() {
+            Some(page) => page,
+            None if self.stats.allocated >= self.limit => {
+                self.stats.failed += 1;
+                return None;
+            }
+            None => {
+                self.stats.allocated += 1;
+                Frame::new(Frame::PAGE_SIZE)
+            }
+        };
+        Packet::new(page, Frame::PAGE_SIZE as u32, 0, 0).ok()
     }
 
     /// A buffer larger than a page, asked of the allocator; `None` if the limit is reached.
@@ -112,24 +137,34 @@ impl PagePool {
     ///
     /// Kernel: `net/core/page_pool.c page_pool_put_unrefed_netmem, v6.18`
     #[doc(alias = "page_pool_put_page")]
-    #[inline]
     pub fn put(&mut self, frame: Frame) {
         self.stats.returned += 1;
         if frame.len() != Frame::PAGE_SIZE {
             self.stats.large += 1;
             return drop(frame);
         }
-        if self.free.len() >= KEEP {
+        if self.pages.len() < KEEP {
+            return self.pages.push(frame);
+        }
+        // Packets are what CPUs pass on to each other.
+        if let Ok(packet) = Packet::new(frame, Frame::PAGE_SIZE as u32, 0, 0) {
+            self.keep(packet);
+        }
+    }
+
+    #[inline]
+    fn keep(&mut self, packet: Packet) {
+        if self.packets.len() >= KEEP {
             self.spill();
         }
-        self.free.push(frame);
+        self.packets.push(packet);
     }
 
     #[cold]
     fn spill(&mut self) {
         let magazine = self.depot.empty.with(Vec::pop);
         let mut magazine = magazine.unwrap_or_else(|| Vec::with_capacity(MAGAZINE));
-        magazine.extend(self.free.drain(KEEP - MAGAZINE..));
+        magazine.extend(self.packets.drain(KEEP - MAGAZINE..));
         self.depot.full.with(|all| all.push(magazine));
     }
 
@@ -141,6 +176,15 @@ impl PagePool {
     /// Takes all pages of a packet back.
     #[inline]
     pub fn put_packet(&mut self, packet: Packet) {
+        if !packet.frags().is_empty() || packet.frame_bytes().len() != Frame::PAGE_SIZE {
+            return self.put_parts(packet);
+        }
+        self.stats.returned += 1;
+        self.keep(packet);
+    }
+
+    #[cold]
+    fn put_parts(&mut self, packet: Packet) {
         packet.into_frames(|frame| self.put(frame));
     }
 }
@@ -169,7 +213,7 @@ mod tests {
         for _ in 0..100 {
             (0..MAGAZINE).for_each(|_| b.put(a.take().unwrap()));
         }
-        assert!(a.stats().allocated <= (KEEP + 2 * MAGAZINE) as u64, "{:?}", a.stats());
+        assert!(a.stats().allocated <= (2 * KEEP + 2 * MAGAZINE) as u64, "{:?}", a.stats());
     }
 
     #[test]

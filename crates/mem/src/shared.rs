@@ -70,6 +70,7 @@ impl<'a> SharedSlice<'a> {
     /// The bytes must be readable and writable for `'a`, and during `'a` nobody may hold a Rust
     /// reference to them, nor access them but by atomics or as another process or compiled program.
     #[must_use]
+    #[inline]
     pub const unsafe fn from_raw(ptr: NonNull<u8>, len: usize) -> Self {
         Self { ptr, len, owner: PhantomData }
     }
@@ -97,6 +98,7 @@ impl<'a> SharedSlice<'a> {
 
     /// The host address of the first byte, as compiled programs see it.
     #[must_use]
+    #[inline]
     pub fn addr(self) -> u64 {
         self.ptr.addr().get() as u64
     }
@@ -109,6 +111,7 @@ impl<'a> SharedSlice<'a> {
 
     /// The part from `offset` of `len` bytes; `None` if it is not within the range.
     #[must_use]
+    #[inline]
     pub fn get(self, offset: usize, len: usize) -> Option<Self> {
         if offset.checked_add(len)? > self.len {
             return None;
@@ -154,6 +157,7 @@ impl<'a> SharedSlice<'a> {
     /// # Panics
     ///
     /// If they do not lie within the range.
+    #[inline]
     pub fn copy_to(self, offset: usize, dst: &mut [u8]) {
         let start = self.at(offset, dst.len());
         let (head, words) = split(start, dst.len());
@@ -176,6 +180,7 @@ impl<'a> SharedSlice<'a> {
     /// # Panics
     ///
     /// If they do not lie within the range.
+    #[inline]
     pub fn copy_from(self, offset: usize, src: &[u8]) {
         let start = self.at(offset, src.len());
         let (head, words) = split(start, src.len());
@@ -240,6 +245,7 @@ impl<'a> SharedSlice<'a> {
 }
 
 /// How to go through `len` bytes at `p`: single bytes up to an aligned address, 8-byte words, single bytes.
+#[inline]
 fn split(p: NonNull<u8>, len: usize) -> (usize, usize) {
     let head = (p.addr().get().wrapping_neg() & 7).min(len);
     let words = (len - head) / 8;
@@ -247,6 +253,7 @@ fn split(p: NonNull<u8>, len: usize) -> (usize, usize) {
 }
 
 /// Reads bytes that the caller has checked to be in range.
+#[inline]
 fn bytes_out(mut p: NonNull<u8>, dst: &mut [u8]) {
     for d in dst {
         // SAFETY: only called above with a stretch that `at` has checked; bytes have no alignment.
@@ -257,6 +264,7 @@ fn bytes_out(mut p: NonNull<u8>, dst: &mut [u8]) {
 }
 
 /// Writes bytes that the caller has checked to be in range.
+#[inline]
 fn bytes_in(mut p: NonNull<u8>, src: &[u8]) {
     for s in src {
         // SAFETY: as in `bytes_out`.

@@ -12,8 +12,7 @@ pub use bytes::PacketPart;
 use uapi::Errno;
 use uapi::xdp::*;
 
-use crate::packet::Parts;
-use crate::{Frame, Packet, SharedSlice};
+use crate::{Frame, MemType, Packet, SharedSlice};
 
 /// A packet while a program works on it: one linear buffer with head and tail room, metadata before
 /// the packet, and perhaps fragments after it.
@@ -29,18 +28,22 @@ use crate::{Frame, Packet, SharedSlice};
 #[doc(alias = "xdp_buff")]
 #[repr(C)]
 pub struct XdpBuff<'q> {
-    data: u64,
-    data_end: u64,
-    data_meta: u64,
-    data_hard_start: u64,
+    pub(crate) data: u64,
+    pub(crate) data_end: u64,
+    pub(crate) data_meta: u64,
+    pub(crate) data_hard_start: u64,
     rxq: &'q RxqInfo,
     txq: Option<&'q TxqInfo>,
-    frame_sz: u32,
+    pub(crate) frame_sz: u32,
     flags: u32,
-    frags: Vec<Frag>,
+    pub(crate) frame: Frame,
+    pub(crate) frags: Vec<Frag>,
     frags_size: u32,
+    /// Device that it came in on, while it is in no queue.
+    pub(crate) rx_ifindex: u32,
+    /// Who owned its memory at first, while it is in no queue.
+    pub(crate) mem_type: MemType,
     hints: RxHints,
-    frame: Frame,
 }
 
 const _: () = {
@@ -181,72 +184,65 @@ impl<'q> XdpBuff<'q> {
     /// Kernel: `include/net/xdp.h xdp_init_buff, xdp_prepare_buff, v6.18`
     #[doc(alias = "xdp_init_buff")]
     pub fn new(frame: Frame, headroom: usize, len: usize, rxq: &'q RxqInfo) -> Result<Self, Errno> {
-        let frame_sz = u32::try_from(frame.len()).map_err(|_| Errno::EINVAL)?;
+        u32::try_from(frame.len()).map_err(|_| Errno::EINVAL)?;
+        let mut buff = Self::empty(frame, rxq);
+        buff.prepare(headroom, len)?;
+        Ok(buff)
+    }
+
+    /// A buff without a packet over a whole frame.
+    pub(crate) fn empty(frame: Frame, rxq: &'q RxqInfo) -> Self {
         let start = frame.bytes().addr();
-        let mut buff = Self {
+        Self {
             data: start,
             data_end: start,
             data_meta: start,
             data_hard_start: start,
             rxq,
             txq: None,
-            frame_sz,
+            // Larger ones are refused before, or get a size of their own after.
+            frame_sz: frame.len() as u32,
             flags: 0,
+            frame,
             frags: Vec::new(),
             frags_size: 0,
+            rx_ifindex: 0,
+            mem_type: MemType::PageShared,
             hints: RxHints::UNSUPPORTED,
-            frame,
-        };
-        buff.prepare(headroom, len)?;
-        Ok(buff)
+        }
     }
 
-    /// A packet as programs see it. Where it came in before is forgotten, its memory's type too: both are
-    /// the queue's now.
-    ///
-    /// Kernel: `include/net/xdp.h xdp_convert_frame_to_buff, v6.18`
-    #[doc(alias = "xdp_convert_frame_to_buff")]
-    #[must_use]
+    /// The packet comes in on a queue.
     #[inline]
-    pub fn from_packet(packet: Packet, rxq: &'q RxqInfo) -> Self {
-        let Parts { frame, frags, frame_sz, data, len, meta_len, .. } = packet.into_parts();
-        let start = frame.bytes().addr();
-        let data = start + u64::from(data);
-        let (mut frags_size, mut flags) = (0, 0);
-        if !frags.is_empty() {
-            frags_size = frags.iter().map(Frag::len).sum();
-            flags = XdpBuffFlags::HAS_FRAGS;
-        }
-        Self {
-            data,
-            data_end: data + u64::from(len),
-            data_meta: data - u64::from(meta_len),
-            data_hard_start: start,
-            rxq,
-            txq: None,
-            frame_sz,
-            flags,
-            frags,
-            frags_size,
-            hints: RxHints::UNSUPPORTED,
-            frame,
+    pub(crate) fn arrive(&mut self, rxq: &'q RxqInfo) {
+        self.rxq = rxq;
+        self.txq = None;
+        self.hints = RxHints::UNSUPPORTED;
+    }
+
+    /// The packet leaves its queue, which is noted, for another one.
+    #[inline]
+    pub(crate) fn depart(&mut self, to: &'q RxqInfo) {
+        self.rx_ifindex = self.rxq.ifindex;
+        self.rxq = to;
+        self.txq = None;
+        if self.metadata_unsupported() {
+            self.data_meta = self.data;
         }
     }
 
     /// The packet, so that it can outlive the poll. Metadata that the device has no room for counts as none.
     #[must_use]
     #[inline]
-    pub fn into_packet(self) -> Packet {
-        let meta_len = self.meta_len() as u8;
-        Packet::from_parts(Parts {
-            data: self.headroom() as u32,
-            len: self.linear_len() as u32,
-            meta_len,
-            frame_sz: self.frame_sz,
-            rx_ifindex: self.rxq.ifindex,
-            frags: self.frags,
-            frame: self.frame,
-        })
+    pub fn into_packet(self: Box<Self>) -> Packet {
+        Packet::of(self)
+    }
+
+    #[cold]
+    pub(crate) fn drop_frags(&mut self) {
+        self.flags = 0;
+        self.frags.clear();
+        self.frags_size = 0;
     }
 
     /// Starts over with another packet in the same frame: no metadata, no fragments, no target, no hints.
@@ -267,9 +263,7 @@ impl<'q> XdpBuff<'q> {
         self.data_end = self.data + len as u64;
         self.data_meta = self.data;
         self.txq = None;
-        self.flags = 0;
-        self.frags.clear();
-        self.frags_size = 0;
+        self.drop_frags();
         self.hints = RxHints::UNSUPPORTED;
         Ok(())
     }
@@ -297,6 +291,7 @@ impl<'q> XdpBuff<'q> {
     /// Whether the device has no room for metadata.
     #[must_use]
     #[doc(alias = "xdp_data_meta_unsupported")]
+    #[inline]
     pub const fn metadata_unsupported(&self) -> bool {
         self.data_meta > self.data
     }
@@ -347,12 +342,14 @@ impl<'q> XdpBuff<'q> {
     /// Whether the packet has fragments.
     #[must_use]
     #[doc(alias = "xdp_buff_has_frags")]
+    #[inline]
     pub const fn has_frags(&self) -> bool {
         self.flags & XdpBuffFlags::HAS_FRAGS != 0
     }
 
     /// Bytes between the start of the frame and the packet.
     #[must_use]
+    #[inline]
     pub const fn headroom(&self) -> usize {
         (self.data - self.data_hard_start) as usize
     }
@@ -360,6 +357,7 @@ impl<'q> XdpBuff<'q> {
     /// Bytes of the packet with its fragments, without metadata.
     #[must_use]
     #[doc(alias = "xdp_get_buff_len")]
+    #[inline]
     pub const fn buff_len(&self) -> usize {
         (self.data_end - self.data) as usize + self.frags_size as usize
     }
@@ -378,24 +376,28 @@ impl<'q> XdpBuff<'q> {
 
     /// Bytes of the linear part.
     #[must_use]
+    #[inline]
     pub const fn linear_len(&self) -> usize {
         (self.data_end - self.data) as usize
     }
 
     /// The linear part.
     #[must_use]
+    #[inline]
     pub fn linear(&self) -> SharedSlice<'_> {
         self.part(self.data, self.data_end)
     }
 
     /// Metadata and linear part in one: what a program may reach by packet pointers.
     #[must_use]
+    #[inline]
     pub fn meta_and_linear(&self) -> SharedSlice<'_> {
         self.part(self.data_meta.min(self.data), self.data_end)
     }
 
     /// Bytes of metadata before the packet.
     #[must_use]
+    #[inline]
     pub fn meta_len(&self) -> usize {
         self.data.saturating_sub(self.data_meta) as usize
     }
@@ -413,6 +415,7 @@ impl<'q> XdpBuff<'q> {
 
     /// Where the packet came in.
     #[must_use]
+    #[inline]
     pub fn rxq(&self) -> &'q RxqInfo {
         self.rxq
     }

@@ -299,7 +299,9 @@ impl Devices {
         Ok(XdpLink(inner))
     }
 
-    pub(crate) fn find(&self, ifindex: u32) -> Option<Arc<dyn NetDevice>> {
+    /// The device of a number, to keep.
+    #[must_use]
+    pub fn find(&self, ifindex: u32) -> Option<Arc<dyn NetDevice>> {
         self.get(&mem::epoch::pin(), ifindex).cloned()
     }
 

@@ -13,7 +13,8 @@ use uapi::xdp::XdpAction;
 use crate::cow::FragOffset;
 use crate::redirect::{CpuFlush, CpuQueue, DevFlush, XskFlush};
 use crate::{
-    Devices, DropCounters, DropReason, Engine, NetDevice, Skb, Trace, TraceEvent, Tracepoint, XdpFrame,
+    Devices, DropCounters, DropReason, Engine, NetDevice, RingItem, Skb, Trace, TraceEvent, Tracepoint,
+    XdpFrame,
 };
 
 pub use token::{NapiCtx, Polled};
@@ -108,6 +109,15 @@ impl NetContext {
         self.pool.put_packet(packet);
     }
 
+    /// Ends a packet that waited in a ring nobody empties any more.
+    pub fn drop_waiting(&mut self, item: RingItem) {
+        let packet = match item {
+            RingItem::Frame(frame) => frame.into_packet(),
+            RingItem::Skb(skb) => skb.packet,
+        };
+        self.drop_packet(packet, DropReason::QueueDrained);
+    }
+
     /// Pages in bulk queues, backlog, and on their way to the stack: for a checker that counts from outside.
     #[must_use]
     pub fn held_frames(&self) -> u64 {
@@ -175,6 +185,32 @@ impl<'a> Softirq<'a> {
         match result {
             Ok(r0) => r0 as u32,
             Err(fault) => self.faulted(fault),
+        }
+    }
+
+    /// As [`Softirq::run_xdp`] for several packets, up to the first that is to be redirected. Answers how many
+    /// were run; their actions are in `acts`.
+    #[inline]
+    pub(crate) fn run_xdp_batch(
+        &mut self,
+        program: &Arc<Program>,
+        buffs: &mut [Box<XdpBuff<'_>>],
+        acts: &mut [u32],
+    ) -> usize {
+        let frags = |buffs: &[Box<XdpBuff<'_>>]| buffs.iter().map(|b| b.frags().len() as u64).sum::<u64>();
+        let before = frags(buffs);
+        let result =
+            self.engine.run_batch(program, self.guard, buffs, &mut self.net.redirect, self.host, acts);
+        if before > 0 {
+            // Fragments that the program cut off were freed.
+            self.net.pool.note_freed(before - frags(buffs));
+        }
+        match result {
+            Ok(done) => done,
+            Err(fault) => {
+                acts[0] = self.faulted(fault);
+                1
+            }
         }
     }
 

@@ -58,12 +58,8 @@ pub(crate) fn skb_pp_cow_data(
     }
     let linear = (total as u32).min(MAX_LINEAR);
     let frame_sz = offset.alloc(align64(linear) + (XDP_TAILROOM + XDP_PACKET_HEADROOM) as u32);
-    let page = net.pool.take().ok_or(DropReason::NoMemory)?;
     let headroom = XDP_PACKET_HEADROOM as u32;
-    let mut copy = Packet::new(page, frame_sz, headroom, linear).map_err(|(_, page)| {
-        net.pool.put(page);
-        DropReason::NoMemory
-    })?;
+    let mut copy = net.pool.take_packet(frame_sz, headroom, linear).ok_or(DropReason::NoMemory)?;
     let mut done = packet.copy_out(0, copy.linear());
     while done < total {
         let len = (total - done).min(PAGE as usize) as u32;
@@ -96,11 +92,7 @@ pub(crate) fn expand_head(net: &mut NetContext, packet: &Packet) -> Result<Packe
     let beyond = (packet.headroom() + total).saturating_sub(end);
     let more_tail = if beyond > 0 { beyond + 128 } else { 0 };
     let frame_sz = kmalloc_size(align64(end + more_head + more_tail) + XDP_TAILROOM as u32);
-    let frame = take(net, frame_sz as usize)?;
-    let copy = Packet::new(frame, frame_sz, packet.headroom() + more_head, total).map_err(|(_, frame)| {
-        net.pool.put(frame);
-        DropReason::GenericUnprepared
-    })?;
+    let copy = take_packet(net, frame_sz, packet.headroom() + more_head, total)?;
     packet.copy_out(0, copy.linear());
     Ok(copy)
 }
@@ -128,12 +120,8 @@ pub(crate) fn socket_packet(net: &mut NetContext, bytes: &[u8]) -> Result<Packet
     const RESERVED: usize = 16;
     let linear = if RESERVED + bytes.len() < Frame::PAGE_SIZE { bytes.len() } else { ETH_HLEN };
     let frame_sz = kmalloc_size(align64((RESERVED + linear) as u32) + XDP_TAILROOM as u32);
-    let frame = take(net, frame_sz as usize)?;
     let headroom = (RESERVED - ETH_HLEN) as u32;
-    let mut packet = Packet::new(frame, frame_sz, headroom, linear as u32).map_err(|(_, frame)| {
-        net.pool.put(frame);
-        DropReason::NoMemory
-    })?;
+    let mut packet = take_packet(net, frame_sz, headroom, linear as u32)?;
     packet.linear().copy_from(0, &bytes[..linear]);
     for chunk in bytes[linear..].chunks(LARGE_FRAG) {
         if let Err(reason) = push_copy(net, &mut packet, chunk) {
@@ -151,6 +139,18 @@ fn push_copy(net: &mut NetContext, packet: &mut Packet, bytes: &[u8]) -> Result<
     packet.push_frag(frag).map_err(|(_, frag)| {
         net.pool.put(frag.into_frame());
         DropReason::SkbTooLong
+    })
+}
+
+/// A packet in a buffer of that size: in a page if that is enough.
+fn take_packet(net: &mut NetContext, frame_sz: u32, headroom: u32, len: u32) -> Result<Packet, DropReason> {
+    if frame_sz as usize <= Frame::PAGE_SIZE {
+        return net.pool.take_packet(frame_sz, headroom, len).ok_or(DropReason::NoMemory);
+    }
+    let frame = net.pool.take_large(frame_sz as usize).ok_or(DropReason::NoMemory)?;
+    Packet::new(frame, frame_sz, headroom, len).map_err(|(_, frame)| {
+        net.pool.put(frame);
+        DropReason::GenericUnprepared
     })
 }
 

@@ -1,7 +1,7 @@
 //! [`XdpFrame`]: a packet that outlives its poll, in queues of the data path.
 
 use bpf::maps::Guard;
-use mem::{Frame, MemType, Packet, RxqInfo, XdpBuff};
+use mem::{Frame, MemType, Packet, PagePool, RxqInfo, XdpBuff};
 use uapi::Errno;
 use uapi::xdp::XDP_FRAME_SIZE;
 
@@ -24,7 +24,7 @@ impl XdpFrame {
     /// Kernel: `include/net/xdp.h xdp_convert_buff_to_frame, xdp_update_frame_from_buff, v6.18`
     #[doc(alias = "xdp_convert_buff_to_frame")]
     #[inline]
-    pub fn from_buff(buff: XdpBuff<'_>) -> Result<Self, (Errno, Packet)> {
+    pub fn from_buff(buff: Box<XdpBuff<'_>>) -> Result<Self, (Errno, Packet)> {
         let mem_type = mem_type(buff.rxq().mem_type);
         let mut packet = buff.into_packet();
         packet.set_mem_type(mem_type);
@@ -47,8 +47,8 @@ impl XdpFrame {
     #[doc(alias = "xdp_convert_frame_to_buff")]
     #[must_use]
     #[inline]
-    pub fn into_buff(self, rxq: &RxqInfo) -> XdpBuff<'_> {
-        XdpBuff::from_packet(self.0, rxq)
+    pub fn into_buff(self, rxq: &RxqInfo) -> Box<XdpBuff<'_>> {
+        self.0.into_buff(rxq)
     }
 
     /// A copy for broadcast: linear, in a page of its own, whatever memory the original has.
@@ -57,16 +57,12 @@ impl XdpFrame {
     ///
     /// Kernel: `net/core/xdp.c xdpf_clone, v6.18`
     #[doc(alias = "xdpf_clone")]
-    pub fn clone_into(&self, take: impl FnOnce() -> Option<Frame>) -> Option<Self> {
+    pub fn clone_into(&self, pool: &mut PagePool) -> Option<Self> {
         let p = &self.0;
-        if p.headroom() + p.linear_len() > Frame::PAGE_SIZE as u32 {
-            return None;
-        }
-        let frame = take()?;
+        let mut copy = pool.take_packet(Frame::PAGE_SIZE as u32, p.headroom(), p.linear_len())?;
         // All of the headroom counts as used in the kernel; what is before the metadata means nothing.
         let from = (p.headroom() - p.meta_len()) as usize;
-        frame.bytes().copy_from_shared(from, p.meta_and_linear());
-        let mut copy = Packet::new(frame, Frame::PAGE_SIZE as u32, p.headroom(), p.linear_len()).ok()?;
+        copy.frame_bytes().copy_from_shared(from, p.meta_and_linear());
         copy.set_meta_len(p.meta_len()).ok()?;
         copy.set_rx_ifindex(p.rx_ifindex());
         copy.set_mem_type(MemType::PageOrder0);

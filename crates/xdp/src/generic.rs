@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bpf::maps::Map;
 use bpf::redirect::RedirectInfo;
 use bpf::vm::Program;
-use mem::{Packet, RxqInfo, TxqInfo, XdpBuff};
+use mem::{Packet, RxqInfo, TxqInfo};
 use uapi::Errno;
 use uapi::bpf::MapType;
 use uapi::xdp::{BPF_F_BROADCAST, BPF_F_EXCLUDE_INGRESS, XDP_PACKET_HEADROOM, XdpAction};
 
 use crate::cow::{expand_head, skb_pp_cow_data};
 use crate::redirect::{CpuQueue, RedirectError, Target};
-use crate::{DropReason, NetDevice, NetdevTx, Skb, Softirq, TraceEvent, Tracepoint};
+use crate::{DropReason, NetDevice, NetdevTx, Skb, Softirq};
 
 /// What became of an skb.
 pub(crate) enum Verdict {
@@ -107,7 +107,7 @@ impl Softirq<'_> {
         rxq: &RxqInfo,
         txq: Option<&TxqInfo>,
     ) -> (u32, Box<Skb>) {
-        let mut buff = XdpBuff::from_packet(skb.packet, rxq);
+        let mut buff = skb.packet.into_buff(rxq);
         buff.set_txq(txq);
         let act = self.run_xdp(program, &mut buff);
         skb.packet = buff.into_packet();
@@ -120,7 +120,6 @@ impl Softirq<'_> {
         let target = Target::take(&mut self.net.redirect);
         let ifindex = skb.dev;
         let map_type = target.map.as_ref().map(|m| m.def().map_type);
-        let to_ifindex = self.to_ifindex(&target, map_type);
         let result = match (map_type, &target.map) {
             (None, None) if target.map_id == RedirectInfo::MAP_ID_IFINDEX => {
                 self.generic_to_ifindex(program, skb, target.key())
@@ -137,21 +136,16 @@ impl Softirq<'_> {
             (Some(MapType::Xskmap), Some(_)) => {
                 let rxq =
                     RxqInfo { ifindex, queue_index: skb.rx_queue.unwrap_or(0), mem_type: 0, frag_size: 0 };
-                let result = self.xsk_map_redirect(&target, XdpBuff::from_packet(skb.packet, &rxq));
+                let result = self.xsk_map_redirect(&target, skb.packet.into_buff(&rxq));
                 // Each packet is shown at once.
                 self.xsk_map_flush();
                 result
             }
             _ => self.generic_refuse(skb.packet, Errno::EBADRQC, DropReason::RedirectNoTarget),
         };
-        let err = result.err().map_or(0, |e| -e.errno.raw());
-        let tracepoint = if err == 0 { Tracepoint::XdpRedirect } else { Tracepoint::XdpRedirectErr };
-        self.net.trace.emit(tracepoint, || {
-            let by_ifindex = target.map.is_none() && target.map_id == RedirectInfo::MAP_ID_IFINDEX;
-            let map_index = if by_ifindex { 0 } else { target.key() };
-            let (prog_id, map_id) = (program.id(), target.map_id);
-            TraceEvent::XdpRedirect { prog_id, ifindex, err, to_ifindex, map_id, map_index }
-        });
+        if self.net.trace.is_any_on() {
+            self.trace_redirect(&target, program.id(), ifindex, result.err());
+        }
         self.keep_map(target);
         if result.is_ok() { Verdict::Redirected } else { Verdict::Dropped }
     }

@@ -36,7 +36,7 @@ pub use device::{
     DEVICES_MAX, DeviceConfig, DeviceCore, DeviceCounters, Devices, ETH_DATA_LEN, ETH_MAX_MTU, Feature,
     NetDevice, NetdevTx, RingItem, VLAN_HLEN, Xmit, XmitError, XmitFlags,
 };
-pub use engine::{Engine, Interp};
+pub use engine::{Engine, Interp, Native};
 pub use frame::XdpFrame;
 pub use live::{LIVE_BATCH_DEFAULT, LIVE_BATCH_MAX, LIVE_LEN_MAX, LiveRun, LiveStats};
 pub use reason::{DropCounters, DropReason};

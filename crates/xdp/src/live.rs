@@ -98,7 +98,7 @@ impl Softirq<'_> {
                 result = Err(Errno::ENOMEM);
                 break;
             };
-            let mut buff = XdpBuff::from_packet(packet, rxq);
+            let mut buff = packet.into_buff(rxq);
             let act = self.run_xdp(run.program, &mut buff);
             match XdpAction::from_raw(act) {
                 Some(XdpAction::Pass) => match XdpFrame::from_buff(buff) {
@@ -138,7 +138,7 @@ impl Softirq<'_> {
     fn live_redirect(
         &mut self,
         run: &LiveRun<'_>,
-        buff: XdpBuff<'_>,
+        buff: Box<XdpBuff<'_>>,
         action: XdpAction,
         stats: &mut LiveStats,
     ) {
@@ -162,9 +162,8 @@ impl Softirq<'_> {
 
     #[inline]
     fn live_packet(&mut self, data: &[u8]) -> Option<Packet> {
-        let page = self.net.pool.take()?;
         let (headroom, len) = (XDP_PACKET_HEADROOM as u32, data.len() as u32);
-        let mut packet = Packet::new(page, FRAME_SZ, headroom, len).ok()?;
+        let mut packet = self.net.pool.take_packet(FRAME_SZ, headroom, len)?;
         packet.set_mem_type(MemType::PagePool);
         packet.linear().copy_from(0, data);
         Some(packet)

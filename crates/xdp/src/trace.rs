@@ -194,6 +194,12 @@ impl Trace {
         self.lost
     }
 
+    /// Whether any tracepoint is on.
+    #[inline]
+    pub(crate) const fn is_any_on(&self) -> bool {
+        self.on != 0
+    }
+
     /// Notes an event, if its tracepoint is on.
     #[inline]
     pub(crate) fn emit(&mut self, tracepoint: Tracepoint, event: impl FnOnce() -> TraceEvent) {

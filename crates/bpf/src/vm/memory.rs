@@ -98,6 +98,7 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
     }
 
     /// Memory of a program that may run without checks, as its proof says. Addresses are the host's.
+    #[inline]
     pub(super) fn unchecked(_: &Verified, buff: &'r mut XdpBuff<'q>, attach_type: AttachType) -> Self {
         let (owned, fragments) = (BTreeMap::new(), Vec::new());
         Self { table: None, buff, owned, fragments, ctx: 0, packet: 0, attach_type, owner: PhantomData }

@@ -196,6 +196,7 @@ fn link(map: &Arc<Map>) -> MapLink {
 
 impl<'r, 'q> Run<'r, 'q> {
     /// A run of compiled programs over the packet in `buff`; `None` if the program is not compiled.
+    #[inline]
     pub fn compiled(
         program: &'r Arc<Program>,
         guard: &'r Guard,

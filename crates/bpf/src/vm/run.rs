@@ -79,6 +79,7 @@ impl<'r, 'q> Run<'r, 'q> {
 
     /// A run of compiled code, which makes no checks; `None` if nothing proves that it may. Pointers are
     /// the host's, but for functions: those are named as in checked runs.
+    #[inline]
     pub(crate) fn unchecked(
         program: &'r Arc<Program>,
         guard: &'r Guard,

@@ -34,6 +34,8 @@ pub struct CpuQueue {
     ring: PtrRing<CpuItem>,
     program: Option<Arc<Program>>,
     awake: AtomicBool,
+    /// The thread has slept since it last took something.
+    slept: AtomicBool,
     /// Pages of the packets in the ring, for a checker.
     pages: AtomicU64,
 }
@@ -46,6 +48,7 @@ impl CpuQueue {
             ring: PtrRing::new(entry.qsize),
             program: entry.program.clone(),
             awake: AtomicBool::new(false),
+            slept: AtomicBool::new(true),
             pages: AtomicU64::new(0),
         }
     }
@@ -227,6 +230,7 @@ impl Softirq<'_> {
         queue.pages.fetch_sub(pages, Relaxed);
         if processed == 0 {
             self.net.give_spare(frames);
+            queue.slept.store(true, Relaxed);
             queue.awake.store(false, Release);
             // Frames that came after the look and before the store woke nobody.
             return !queue.is_empty() && queue.wake();
@@ -245,7 +249,7 @@ impl Softirq<'_> {
             cpu,
             drops: 0,
             processed,
-            sched: 0,
+            sched: queue.slept.swap(false, Relaxed).into(),
             xdp_pass: stats.pass,
             xdp_drop: stats.drop,
             xdp_redirect: stats.redirect,

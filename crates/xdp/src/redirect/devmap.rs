@@ -166,7 +166,7 @@ impl Softirq<'_> {
                 continue;
             }
             let Some((entry, device)) = last.replace((entry, device)) else { continue };
-            let Some(copy) = frame.clone_into(|| self.net.pool.take()) else {
+            let Some(copy) = frame.clone_into(&mut self.net.pool) else {
                 return Err((RedirectError::new(Errno::ENOMEM, DropReason::RedirectCloneFailed), frame));
             };
             self.bq_enqueue(copy, dev_rx.ifindex, device, entry.program.as_ref());

@@ -92,24 +92,38 @@ impl Softirq<'_> {
     pub fn xdp_do_redirect(
         &mut self,
         dev: &DeviceCore,
-        buff: XdpBuff<'_>,
+        buff: Box<XdpBuff<'_>>,
         prog_id: u32,
     ) -> Result<(), RedirectError> {
         let target = Target::take(&mut self.net.redirect);
-        let (result, to_ifindex) = match target.map.as_ref().map(|m| m.def().map_type) {
-            Some(MapType::Xskmap) => (self.xsk_map_redirect(&target, buff), 0),
+        let map_type = target.map.as_ref().map(|m| m.def().map_type);
+        let result = match map_type {
+            Some(MapType::Xskmap) => self.xsk_map_redirect(&target, buff),
             map_type => self.redirect_frame(dev, &target, map_type, buff),
         };
-        let err = result.err().map_or(0, |e| -e.errno.raw());
+        if self.net.trace.is_any_on() {
+            self.trace_redirect(&target, prog_id, dev.ifindex, result.err());
+        }
+        self.keep_map(target);
+        result
+    }
+
+    #[cold]
+    pub(crate) fn trace_redirect(
+        &mut self,
+        target: &Target,
+        prog_id: u32,
+        ifindex: u32,
+        error: Option<RedirectError>,
+    ) {
+        let to_ifindex = self.to_ifindex(target);
+        let err = error.map_or(0, |e| -e.errno.raw());
         let tracepoint = if err == 0 { Tracepoint::XdpRedirect } else { Tracepoint::XdpRedirectErr };
         self.net.trace.emit(tracepoint, || {
             let by_ifindex = target.map.is_none() && target.map_id == RedirectInfo::MAP_ID_IFINDEX;
             let map_index = if by_ifindex { 0 } else { target.key() };
-            let (ifindex, map_id) = (dev.ifindex, target.map_id);
-            TraceEvent::XdpRedirect { prog_id, ifindex, err, to_ifindex, map_id, map_index }
+            TraceEvent::XdpRedirect { prog_id, ifindex, err, to_ifindex, map_id: target.map_id, map_index }
         });
-        self.keep_map(target);
-        result
     }
 
     pub(crate) fn keep_map(&mut self, target: Target) {
@@ -124,15 +138,14 @@ impl Softirq<'_> {
         dev: &DeviceCore,
         target: &Target,
         map_type: Option<MapType>,
-        buff: XdpBuff<'_>,
-    ) -> (Result<(), RedirectError>, u32) {
-        let to_ifindex = self.to_ifindex(target, map_type);
+        buff: Box<XdpBuff<'_>>,
+    ) -> Result<(), RedirectError> {
         let frame = match XdpFrame::from_buff(buff) {
             Ok(frame) => frame,
             Err((_, packet)) => {
                 let error = RedirectError::new(Errno::EOVERFLOW, DropReason::RedirectNoFrameRoom);
                 self.net.drop_packet(packet, error.reason);
-                return (Err(error), to_ifindex);
+                return Err(error);
             }
         };
         let sent = match (map_type, &target.map) {
@@ -150,16 +163,15 @@ impl Softirq<'_> {
             }
             _ => Err((RedirectError::new(Errno::EBADRQC, DropReason::RedirectNoTarget), frame)),
         };
-        let result = sent.map_err(|(error, frame)| {
+        sent.map_err(|(error, frame)| {
             self.net.drop_packet(frame.into_packet(), error.reason);
             error
-        });
-        (result, to_ifindex)
+        })
     }
 
     /// The device that tracepoints show: none for broadcast and CPUs.
-    pub(crate) fn to_ifindex(&self, target: &Target, map_type: Option<MapType>) -> u32 {
-        match (map_type, &target.map) {
+    fn to_ifindex(&self, target: &Target) -> u32 {
+        match (target.map.as_ref().map(|m| m.def().map_type), &target.map) {
             (Some(MapType::Devmap | MapType::DevmapHash), Some(map)) => {
                 let one = target.flags & BPF_F_BROADCAST == 0;
                 let entry = if one { map.device(self.guard, target.key()) } else { None };

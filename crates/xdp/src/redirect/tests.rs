@@ -387,7 +387,7 @@ fn a_redirect_without_room_for_a_frame_overflows() {
         let rxq = mem::RxqInfo { ifindex: 11, queue_index: 0, mem_type: 0, frag_size: 0 };
         let packet = mem::Packet::new(page, 4096, 39, 60).map_err(|(e, _)| e).unwrap();
         packet.linear().copy_from(0, &data);
-        let mut buff = mem::XdpBuff::from_packet(packet, &rxq);
+        let mut buff = packet.into_buff(&rxq);
         let act = cx.run_xdp(&program, &mut buff);
         assert_eq!(act, REDIRECT as u32);
         let device = cx.device(11).unwrap().clone();
@@ -455,7 +455,7 @@ fn a_cpumap_program_passes_redirects_or_drops() {
         assert_eq!(quads(&seen), [0, 11, 0, 3]);
         assert_eq!(w.received().len(), pass);
         let line =
-            format!("processed=3 drops=0 sched=0 xdp_pass={pass} xdp_drop={} xdp_redirect=0", 3 - pass);
+            format!("processed=3 drops=0 sched=1 xdp_pass={pass} xdp_drop={} xdp_redirect=0", 3 - pass);
         let events = w.events();
         let of = |t| events.iter().filter(move |e| e.tracepoint() == t);
         assert!(of(Tracepoint::XdpCpumapKthread).next().unwrap().to_string().ends_with(&line));

@@ -58,7 +58,7 @@ impl Softirq<'_> {
     pub(crate) fn xsk_map_redirect(
         &mut self,
         target: &Target,
-        buff: XdpBuff<'_>,
+        buff: Box<XdpBuff<'_>>,
     ) -> Result<(), RedirectError> {
         let object = target.map.as_ref().and_then(|map| map.socket(self.guard, target.key()));
         let result = match object.and_then(|o| o.downcast_ref::<XskEntry>()) {

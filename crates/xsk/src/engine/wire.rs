@@ -185,7 +185,7 @@ impl WireDevice {
             mem_type: MemType::PageShared as u32,
             frag_size: 0,
         };
-        let mut buff = XdpBuff::from_packet(packet_of(data)?, &rxq);
+        let mut buff = packet_of(data)?.into_buff(&rxq);
         let program = locked(&self.program).clone();
         if let Some(program) = program {
             program(&mut buff);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
+use arrayvec::ArrayVec;
 use bpf::vm::Program;
 use mem::{Packet, RxHints, XdpBuff};
 use uapi::Errno;
@@ -11,6 +12,7 @@ use uapi::xdp::{XDP_PACKET_HEADROOM, XdpAction};
 use super::stats::PollStats;
 use super::{VETH_XDP_BATCH, VETH_XDP_TX_BULK_SIZE, Veth, VethRq};
 use crate::cow::skb_pp_cow_data;
+use crate::engine::BATCH_MAX;
 use crate::{DropReason, NapiCtx, Polled, RingItem, Skb, Softirq, XdpFrame};
 
 /// Where the packets of one poll go.
@@ -24,7 +26,7 @@ struct Batch {
 
 /// What the program decided, when the packet is still here.
 enum Outcome<'q> {
-    Pass(XdpBuff<'q>),
+    Pass(Box<XdpBuff<'q>>),
     /// It was sent, redirected or dropped, and is counted.
     Gone,
 }
@@ -39,10 +41,32 @@ impl Veth {
         let program = rq.program.get(0, guard);
         let mut batch =
             Batch { tx: cx.net.take_spare(), pass: cx.net.take_spare(), stats: PollStats::default() };
-        let done = rq.ring.consume_batch(budget, |item| match item {
-            RingItem::Frame(frame) => self.receive_frame(rq, program, frame, cx, &mut batch),
-            RingItem::Skb(skb) => self.receive_skb(rq, program, skb, cx, &mut batch),
+        let mut waiting = ArrayVec::new();
+        let done = rq.ring.consume_batch(budget, |item| match (item, program) {
+            (RingItem::Frame(frame), None) => {
+                count_frame(&mut batch.stats, frame.packet());
+                self.pass_frame(cx, &mut batch, frame);
+            }
+            (RingItem::Frame(frame), Some(program)) => {
+                count_frame(&mut batch.stats, frame.packet());
+                let rxq = rq.rxq.of(frame.packet().mem_type());
+                let mut buff = frame.into_buff(rxq);
+                buff.set_hints(FRAME_HINTS);
+                waiting.push(buff);
+                if waiting.is_full() {
+                    self.receive_frames(rq, program, &mut waiting, cx, &mut batch);
+                }
+            }
+            (RingItem::Skb(skb), _) => {
+                if let Some(program) = program {
+                    self.receive_frames(rq, program, &mut waiting, cx, &mut batch);
+                }
+                self.receive_skb(rq, program, skb, cx, &mut batch);
+            }
         });
+        if let Some(program) = program {
+            self.receive_frames(rq, program, &mut waiting, cx, &mut batch);
+        }
         self.pass_frames(cx, &mut batch.pass);
         let Batch { mut tx, pass, mut stats } = batch;
         stats.xdp_packets = done.into();
@@ -66,42 +90,56 @@ impl Veth {
         !rq.ring.is_empty() && !rq.rx_notify_masked.swap(true, AcqRel)
     }
 
+    /// Runs the program over frames and does with each what it decided, in order.
+    ///
     /// Kernel: `drivers/net/veth.c veth_xdp_rcv_one, v6.18`
     #[doc(alias = "veth_xdp_rcv_one")]
     #[inline]
-    fn receive_frame(
+    fn receive_frames(
         &self,
         rq: &VethRq,
-        program: Option<&Arc<Program>>,
-        frame: XdpFrame,
+        program: &Arc<Program>,
+        waiting: &mut ArrayVec<Box<XdpBuff<'_>>, BATCH_MAX>,
         cx: &mut Softirq<'_>,
         batch: &mut Batch,
     ) {
-        batch.stats.xdp_bytes += frame.packet().total_len() as u64;
-        batch.stats.frames_out += frame.packet().frame_count() as u64;
-        let passed = match program {
-            None => Some(frame),
-            Some(program) => {
-                let rxq = rq.rxq.of(frame.packet().mem_type());
-                let mut buff = frame.into_buff(rxq);
-                buff.set_hints(FRAME_HINTS);
-                match self.run(rq, program, buff, cx, batch) {
-                    Outcome::Gone => None,
-                    Outcome::Pass(buff) => match XdpFrame::from_buff(buff) {
-                        Ok(frame) => Some(frame),
-                        Err((_, packet)) => {
-                            cx.net.drop_packet(packet, DropReason::PassNoFrameRoom);
-                            None
-                        }
-                    },
-                }
+        if waiting.is_empty() {
+            return;
+        }
+        let mut acts = [0; BATCH_MAX];
+        let done = cx.run_xdp_batch(program, waiting, &mut acts);
+        for (buff, act) in waiting.drain(..done).zip(&acts) {
+            self.finish_frame(rq, program, *act, buff, cx, batch);
+        }
+        // A program that redirects one packet probably redirects the next, so there are no batches.
+        for mut buff in waiting.drain(..) {
+            let act = cx.run_xdp(program, &mut buff);
+            self.finish_frame(rq, program, act, buff, cx, batch);
+        }
+    }
+
+    #[inline]
+    fn finish_frame(
+        &self,
+        rq: &VethRq,
+        program: &Arc<Program>,
+        act: u32,
+        buff: Box<XdpBuff<'_>>,
+        cx: &mut Softirq<'_>,
+        batch: &mut Batch,
+    ) {
+        if let Outcome::Pass(buff) = self.decided(rq, program, act, buff, cx, batch) {
+            match XdpFrame::from_buff(buff) {
+                Ok(frame) => self.pass_frame(cx, batch, frame),
+                Err((_, packet)) => cx.net.drop_packet(packet, DropReason::PassNoFrameRoom),
             }
-        };
-        if let Some(frame) = passed {
-            batch.pass.push(frame);
-            if batch.pass.len() == VETH_XDP_BATCH {
-                self.pass_frames(cx, &mut batch.pass);
-            }
+        }
+    }
+
+    fn pass_frame(&self, cx: &mut Softirq<'_>, batch: &mut Batch, frame: XdpFrame) {
+        batch.pass.push(frame);
+        if batch.pass.len() == VETH_XDP_BATCH {
+            self.pass_frames(cx, &mut batch.pass);
         }
     }
 
@@ -139,9 +177,10 @@ impl Veth {
                 return cx.net.drop_packet(skb.packet, reason);
             }
         };
-        let mut buff = XdpBuff::from_packet(packet, rq.rxq.of(mem::MemType::PageShared));
+        let mut buff = packet.into_buff(rq.rxq.of(mem::MemType::PageShared));
         buff.set_hints(skb_hints(skb.hash, skb.vlan));
-        if let Outcome::Pass(buff) = self.run(rq, program, buff, cx, batch) {
+        let act = cx.run_xdp(program, &mut buff);
+        if let Outcome::Pass(buff) = self.decided(rq, program, act, buff, cx, batch) {
             skb.packet = buff.into_packet();
             skb.shared = false;
             skb.eth_type_trans(self.core.ifindex, self.core.mac);
@@ -149,17 +188,17 @@ impl Veth {
         }
     }
 
-    /// Runs the program and does what it decided, but for passing.
+    /// Does what the program decided, but for passing.
     #[inline]
-    fn run<'q>(
+    fn decided<'q>(
         &self,
         rq: &VethRq,
         program: &Arc<Program>,
-        mut buff: XdpBuff<'q>,
+        act: u32,
+        buff: Box<XdpBuff<'q>>,
         cx: &mut Softirq<'_>,
         batch: &mut Batch,
     ) -> Outcome<'q> {
-        let act = cx.run_xdp(program, &mut buff);
         match XdpAction::from_raw(act) {
             Some(XdpAction::Drop) => {
                 batch.stats.xdp_drops += 1;
@@ -188,7 +227,7 @@ impl Veth {
         &self,
         rq: &VethRq,
         program: &Arc<Program>,
-        buff: XdpBuff<'_>,
+        buff: Box<XdpBuff<'_>>,
         cx: &mut Softirq<'_>,
         batch: &mut Batch,
     ) {
@@ -207,6 +246,11 @@ impl Veth {
             }
         }
     }
+}
+
+fn count_frame(stats: &mut PollStats, packet: &Packet) {
+    stats.xdp_bytes += packet.total_len() as u64;
+    stats.frames_out += packet.frame_count() as u64;
 }
 
 /// A copy that the program may write to, if the packet itself is not one.

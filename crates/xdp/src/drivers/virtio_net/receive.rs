@@ -134,7 +134,7 @@ impl VirtioNet {
         batch: &mut Batch,
     ) {
         let Incoming { packet, header } = incoming;
-        let mut buff = XdpBuff::from_packet(packet, &rq.rxq);
+        let mut buff = packet.into_buff(&rq.rxq);
         buff.set_hints(header.hints(self.rxhash()));
         let act = cx.run_xdp(program, &mut buff);
         batch.stats.xdp_packets += 1;
@@ -163,7 +163,7 @@ impl VirtioNet {
     }
 
     /// One frame into the CPU's send queue, which is kicked when the poll ends.
-    fn xdp_tx(&self, program: &Program, buff: XdpBuff<'_>, cx: &mut Softirq<'_>, batch: &mut Batch) {
+    fn xdp_tx(&self, program: &Program, buff: Box<XdpBuff<'_>>, cx: &mut Softirq<'_>, batch: &mut Batch) {
         batch.stats.xdp_tx += 1;
         match XdpFrame::from_buff(buff) {
             Ok(frame) => batch.tx.push(frame),
