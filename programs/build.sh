@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the XDP programs of this folder and of bench/ (programs that only benchmarks run).
+# Builds the XDP programs of this folder, of bench/ (programs that only benchmarks run) and of path/
+# (programs of scenes and of benchmarks of the data path).
 #
 #   ./build.sh              build all into NAME.bpf.o
 #   ./build.sh NAME...      build these
@@ -45,7 +46,7 @@ build() {
 }
 
 names() {
-	for source in *.c bench/*.c; do
+	for source in *.c bench/*.c path/*.c; do
 		echo "${source%.c}"
 	done
 }
@@ -71,7 +72,7 @@ check() {
 			failed=1
 			continue
 		fi
-		mkdir -p "$tmp/bench"
+		mkdir -p "$tmp/bench" "$tmp/path"
 		build "$name" "$tmp/$name.bpf.o"
 		contents "$name.bpf.o" >"$tmp/committed"
 		contents "$tmp/$name.bpf.o" >"$tmp/rebuilt"
@@ -85,7 +86,7 @@ check() {
 			failed=1
 		fi
 	done
-	for object in *.bpf.o bench/*.bpf.o; do
+	for object in *.bpf.o bench/*.bpf.o path/*.bpf.o; do
 		if [ ! -e "${object%.bpf.o}.c" ]; then
 			echo "$object: has no source"
 			failed=1
@@ -96,7 +97,7 @@ check() {
 
 # Instructions are counted in slots of 8 bytes: a 64-bit immediate load takes two.
 list() {
-	for object in *.bpf.o bench/*.bpf.o; do
+	for object in *.bpf.o bench/*.bpf.o path/*.bpf.o; do
 		"llvm-readelf-$llvm" -SsW "$object" | awk -v file="${object%.bpf.o}" '
 			/^ *\[ *[0-9]+\]/ {
 				line = $0; sub(/^ *\[ */, "", line); sub(/\]/, "", line)
