@@ -4,6 +4,7 @@
 //! [`bpf::object::ObjectSpec`] and answer in the same terms, so that everything above them is written once.
 
 mod backend;
+pub mod scene;
 mod test_run;
 mod verification;
 

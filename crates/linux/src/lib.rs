@@ -6,6 +6,7 @@
 
 mod backend;
 pub mod host;
+pub mod scene;
 pub mod sys;
 pub mod testing;
 pub mod trace;

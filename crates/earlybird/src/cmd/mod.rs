@@ -5,6 +5,7 @@ mod disasm;
 mod explain;
 mod generate;
 mod run;
+mod test;
 mod verify;
 mod xsk;
 
@@ -30,6 +31,7 @@ enum Command {
     Bench(bench::BenchCommand),
     #[command(subcommand)]
     Xsk(xsk::XskCommand),
+    Test(test::TestArgs),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -61,6 +63,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Disasm(args) => disasm::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Xsk(command) => xsk::run(&command),
+        Command::Test(args) => test::run(&args),
         Command::Completions(args) => {
             generate::completions(&args, Args::command());
             Ok(())

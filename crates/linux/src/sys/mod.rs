@@ -33,7 +33,7 @@ pub use packet::PacketSocket;
 pub use perf::{PerfBuffer, PerfRecord};
 pub use process::{
     Capabilities, Capability, NetNs, PinnedToCpu, if_index, in_thread, memlock_limit, possible_cpus,
-    raise_memlock_limit,
+    raise_memlock_limit, thread_cpu_time,
 };
 pub use prog::{Prog, ProgArgs, ProgError, TestRunArgs, TestRunResult};
 pub use tracefs::Tracefs;

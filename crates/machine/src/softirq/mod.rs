@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use bpf::host::Host;
 use mem::{Depot, epoch};
 use xdp::redirect::CpuQueue;
-use xdp::{Devices, Engine, Interp, NetContext, Skb, Softirq, TraceEvent};
+use xdp::{Devices, Engine, Native, NetContext, Skb, Softirq, TraceEvent};
 
 use crate::SeededHost;
 use crate::host::splitmix64;
@@ -72,13 +72,13 @@ pub struct NotIdle {
 }
 
 impl SoftirqLoop {
-    /// A host without devices. All CPUs run programs in the checked interpreter.
+    /// A host without devices. All CPUs run compiled programs as such, others in the checked interpreter.
     #[must_use]
     pub fn new(config: LoopConfig, host: SeededHost) -> Self {
         let depot = Arc::new(Depot::default());
         let cpu = |i| Cpu {
             net: NetContext::new(i, depot.clone()),
-            engine: Box::<Interp>::default(),
+            engine: Box::<Native>::default(),
             threads: VecDeque::new(),
         };
         Self {
@@ -148,11 +148,13 @@ impl SoftirqLoop {
     /// Takes one turn: a softirq, or one round of a thread, of a CPU that the seed chooses among those that
     /// have something to do. Answers whether there was one.
     pub fn turn(&mut self) -> bool {
-        let due: Vec<_> = (0..self.cpus()).filter_map(|cpu| self.due(cpu)).collect();
-        if due.is_empty() {
+        // Counted and gone through again, so that nothing is allocated.
+        let count = (0..self.cpus()).filter_map(|cpu| self.due(cpu)).count();
+        if count == 0 {
             return false;
         }
-        let chosen = due[(splitmix64(&mut self.random) % due.len() as u64) as usize];
+        let which = (splitmix64(&mut self.random) % count as u64) as usize;
+        let Some(chosen) = (0..self.cpus()).filter_map(|cpu| self.due(cpu)).nth(which) else { return false };
         match chosen {
             Turn::Softirq(cpu) => {
                 self.on_cpu(cpu, |cx| cx.net_rx_action());

@@ -1,0 +1,377 @@
+//! [`EngineScene`]: a scene on the engine, in one thread and virtual time.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bpf::object::ObjectSpec;
+use bpf::vm::Program;
+use control::scene::{
+    Action, Answer, AttachMode, Counters, MapValue, Scene, SceneError, SceneHome, map_number,
+};
+use control::{EngineKind, LoadOptions, Loaded};
+use uapi::Errno;
+use uapi::xdp::ETH_HLEN;
+use xdp::drivers::loopback::Loopback;
+use xdp::drivers::veth::Veth;
+use xdp::{AttachFlags, DeviceConfig, LiveRun, NetDevice, ProgramHandle, SetupError, Tracepoint, XdpRequest};
+
+use crate::net::{Device, Mac, NetConfig};
+use crate::softirq::{LoopConfig, SoftirqLoop};
+use crate::{EngineBackend, EngineObject, NetTables, SeededHost};
+
+/// Events that a step may cause.
+const EVENTS_MAX: usize = 1 << 16;
+/// Turns after which a step counts as going on for ever.
+const TURNS_MAX: u64 = 1 << 20;
+/// Number of the first veth; those of the kernel's home are the same.
+const FIRST_IFINDEX: u32 = 1001;
+
+/// A scene's devices and objects in the engine.
+pub struct EngineScene {
+    machine: SoftirqLoop,
+    objects: BTreeMap<String, EngineObject>,
+    devices: BTreeMap<String, u32>,
+    /// Loaded programs by number, to attach and to name.
+    handles: BTreeMap<u32, (String, ProgramHandle)>,
+    veths: BTreeMap<String, Arc<Veth>>,
+}
+
+impl EngineScene {
+    /// Makes devices and loads objects, of which `open` reads the files. `settings` has CPUs of maps, seed and
+    /// types; `engine` says how programs run.
+    ///
+    /// # Errors
+    ///
+    /// What could not be made, for example a program that the verifier refuses.
+    pub fn new(
+        scene: &Scene,
+        settings: &EngineBackend,
+        engine: EngineKind,
+        open: &dyn Fn(&Path) -> Result<ObjectSpec, String>,
+    ) -> Result<Self, SceneError> {
+        let seed = settings.seed;
+        let (devices, config) = numbers(scene);
+        let net = Arc::new(NetTables::new(&config).map_err(|e| home(e.to_string()))?);
+        let mut backend = settings.clone();
+        backend.net = net.clone();
+        let machine = SoftirqLoop::new(
+            LoopConfig { cpus: scene.cpus, seed, ..LoopConfig::default() },
+            SeededHost::new(seed, net),
+        );
+        let mut this = Self {
+            machine,
+            objects: BTreeMap::new(),
+            devices,
+            handles: BTreeMap::new(),
+            veths: BTreeMap::new(),
+        };
+        this.make_devices(scene)?;
+        for (name, path) in &scene.objects {
+            let spec = open(path).map_err(home)?;
+            let programs = spec.programs.iter().map(|p| p.name.clone()).collect();
+            let options = LoadOptions { programs, engine, ..LoadOptions::default() };
+            let object = backend.load_object(&spec, &options);
+            let object = object.map_err(|e| home(format!("{}: {e}", path.display())))?;
+            for info in object.programs() {
+                if let Some(program) = object.program(&info.name) {
+                    let handle = ProgramHandle::new(program.clone());
+                    this.handles.insert(info.id, (format!("{name}.{}", info.name), handle));
+                }
+            }
+            this.objects.insert(name.clone(), object);
+        }
+        for cpu in 0..scene.cpus {
+            this.machine.net(cpu).trace.enable(&Tracepoint::ALL, EVENTS_MAX);
+        }
+        Ok(this)
+    }
+
+    fn make_devices(&mut self, scene: &Scene) -> Result<(), SceneError> {
+        for device in &scene.devices {
+            let made: Vec<Arc<dyn NetDevice>> = match device.names.as_slice() {
+                [a, b] => {
+                    let end = |name: &str| {
+                        let ifindex = self.devices[name];
+                        let mac = [2, 0, 0, 0, (ifindex >> 8) as u8, ifindex as u8];
+                        let (rx_queues, tx_queues) = (device.queues, device.queues);
+                        (ifindex, DeviceConfig { mac, rx_queues, tx_queues, ..DeviceConfig::new(name) })
+                    };
+                    let (x, y) = Veth::pair(end(a), end(b));
+                    self.veths.extend([(a.clone(), x.clone()), (b.clone(), y.clone())]);
+                    vec![x, y]
+                }
+                _ => vec![Loopback::new(1, 0)],
+            };
+            for d in made {
+                if let Some(mtu) = device.mtu {
+                    d.core().set_mtu(mtu).map_err(|e| home(e.to_string()))?;
+                }
+                self.machine.devices.register(d.clone()).map_err(|e| home(e.to_string()))?;
+                if device.up {
+                    d.set_up(true).map_err(|e| home(e.to_string()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of all devices and CPUs, for whoever wants to look beyond a scene.
+    pub fn machine(&mut self) -> &mut SoftirqLoop {
+        &mut self.machine
+    }
+
+    /// Turns the tracepoints off.
+    pub fn stop_tracing(&mut self) {
+        (0..self.machine.cpus()).for_each(|cpu| self.machine.net(cpu).trace.disable());
+    }
+
+    /// Runs a program over live frames that come in on a device, on CPU 0, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such program or device, or no page.
+    pub fn run_live(
+        &mut self,
+        program: &(String, String),
+        device: &str,
+        packet: &[u8],
+        count: u32,
+    ) -> Result<(), SceneError> {
+        let program = self.program(program)?.clone();
+        let ingress = (self.ifindex(device)?, 0);
+        self.live(&LiveRun { program: &program, data: packet, ingress, repeat: count, batch: 0 })?
+            .map_err(home)
+    }
+
+    fn ifindex(&self, device: &str) -> Result<u32, SceneError> {
+        self.devices.get(device).copied().ok_or_else(|| home(format!("no device {device}")))
+    }
+
+    fn device(&self, name: &str) -> Result<Arc<dyn NetDevice>, SceneError> {
+        let found = self.machine.devices.find(self.ifindex(name)?);
+        found.ok_or_else(|| home(format!("no device {name}")))
+    }
+
+    fn object(&self, name: &str) -> Result<&EngineObject, SceneError> {
+        self.objects.get(name).ok_or_else(|| home(format!("no object {name}")))
+    }
+
+    fn program(&self, (object, name): &(String, String)) -> Result<&Arc<Program>, SceneError> {
+        let found = self.object(object)?.program(name);
+        found.ok_or_else(|| home(format!("{object} has no program {name}")))
+    }
+
+    fn handle(&self, program: &(String, String)) -> Result<ProgramHandle, SceneError> {
+        let id = self.program(program)?.id();
+        Ok(self.handles[&id].1.clone())
+    }
+
+    fn map(&self, (object, name): &(String, String)) -> Result<(&EngineObject, usize), SceneError> {
+        let loaded = self.object(object)?;
+        let at = loaded.maps().iter().position(|m| m.name == *name);
+        Ok((loaded, at.ok_or_else(|| home(format!("{object} has no map {name}")))?))
+    }
+
+    fn set(&self, map: &(String, String), key: u32, value: &MapValue) -> Result<Answer, SceneError> {
+        let (object, at) = self.map(map)?;
+        let program = |name: &Option<String>| -> Result<u32, SceneError> {
+            let Some(name) = name else { return Ok(0) };
+            self.program(&(map.0.clone(), name.clone())).map(|p| p.id())
+        };
+        let def = &object.maps()[at].def;
+        let bytes = match value {
+            MapValue::Number(n) => n.to_le_bytes().to_vec(),
+            MapValue::Device(device, p) => pair(self.ifindex(device)?, program(p)?),
+            MapValue::Queue(slots, p) => pair(*slots, program(p)?),
+        };
+        let mut bytes: Vec<u8> = bytes.into_iter().take(def.value_size as usize).collect();
+        if def.is_percpu() {
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            let all = object.map_lookup(at, &key.to_le_bytes()).map_or(8, |old| old.len());
+            bytes = bytes.repeat(all / bytes.len().max(1));
+        }
+        Ok(object.map_update(at, &key.to_le_bytes(), &bytes, 0).map_err(name))
+    }
+
+    fn send(&mut self, device: &str, packet: &[u8], count: u32) -> Result<Answer, SceneError> {
+        let ifindex = self.ifindex(device)?;
+        let mut answer = Ok(());
+        for _ in 0..count {
+            if let Err(errno) = self.machine.on_cpu(0, |cx| cx.packet_send(ifindex, packet)) {
+                answer = Err(name(errno));
+            }
+            // A sender's softirqs run before its system call returns.
+            self.settle()?;
+        }
+        Ok(answer)
+    }
+
+    fn live(&mut self, run: &LiveRun<'_>) -> Result<Answer, SceneError> {
+        let mut left = run.repeat;
+        while left > 0 {
+            // Softirqs run between batches.
+            let n = left.min(xdp::LIVE_BATCH_DEFAULT);
+            let batch = LiveRun { repeat: n, ..run.clone() };
+            let result = self.machine.on_cpu(0, |cx| {
+                let result = cx.test_run_live(&batch);
+                cx.net_rx_action();
+                result
+            });
+            if let Err(errno) = result {
+                return Ok(Err(name(errno)));
+            }
+            self.settle()?;
+            left -= n;
+        }
+        Ok(Ok(()))
+    }
+
+    fn settle(&mut self) -> Result<(), SceneError> {
+        self.machine.settle(TURNS_MAX).map(drop).map_err(|e| home(e.to_string()))
+    }
+
+    /// Names in the place of numbers.
+    fn with_names(&self, event: &str) -> String {
+        let words = event.split(' ').map(|word| {
+            let Some((field, number)) = word.split_once('=') else { return word.to_owned() };
+            let Ok(id) = number.parse::<u32>() else { return word.to_owned() };
+            let name = match field {
+                "prog_id" => self.handles.get(&id).map(|(name, _)| name.clone()),
+                "map_id" => self.objects.iter().find_map(|(object, o)| {
+                    o.maps().iter().find(|m| m.id == id).map(|m| format!("{object}.{}", m.name))
+                }),
+                "ifindex" | "to_ifindex" | "from_ifindex" => {
+                    self.devices.iter().find(|(_, i)| **i == id).map(|(name, _)| name.clone())
+                }
+                _ => None,
+            };
+            name.map_or_else(|| word.to_owned(), |name| format!("{field}={name}"))
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl SceneHome for EngineScene {
+    fn name(&self) -> &'static str {
+        "engine"
+    }
+
+    fn act(&mut self, action: &Action) -> Result<Answer, SceneError> {
+        let answer = match action {
+            Action::Attach { device, program, mode, flags, expected } => {
+                let mode = match mode {
+                    None => 0,
+                    Some(AttachMode::Skb) => AttachFlags::SKB_MODE,
+                    Some(AttachMode::Drv) => AttachFlags::DRV_MODE,
+                    Some(AttachMode::Hw) => AttachFlags::HW_MODE,
+                };
+                let request = XdpRequest {
+                    fd: Some(program.as_ref().map(|p| self.handle(p)).transpose()?),
+                    flags: Some(flags | mode),
+                    expected: expected.as_ref().map(|p| self.handle(p)).transpose()?.map(Some),
+                };
+                self.machine.devices.set_xdp(self.ifindex(device)?, &request).map_err(refusal)
+            }
+            Action::Send { device, packet, count } => self.send(device, packet, *count)?,
+            Action::Live { program, device, packet, count } => {
+                let program = self.program(program)?.clone();
+                let ingress = (self.ifindex(device)?, 0);
+                self.live(&LiveRun { program: &program, data: packet, ingress, repeat: *count, batch: 0 })?
+            }
+            Action::Set { map, key, value } => self.set(map, *key, value)?,
+            Action::Delete { map, key } => {
+                let (object, at) = self.map(map)?;
+                object.map_delete(at, &key.to_le_bytes()).map_err(name)
+            }
+            Action::Mtu(device, mtu) => {
+                let device = self.device(device)?;
+                device.core().set_mtu(*mtu).map_err(refusal)
+            }
+            Action::Up(device, up) => {
+                let device = self.device(device)?;
+                let waited = device.set_up(*up).map_err(|e| home(e.to_string()))?;
+                self.machine.on_cpu(0, |cx| waited.into_iter().for_each(|item| cx.net.drop_waiting(item)));
+                Ok(())
+            }
+            Action::Gro(device, on) => {
+                let veth =
+                    self.veths.get(device).ok_or_else(|| home(format!("{device} has no GRO to turn")))?;
+                veth.set_gro(*on);
+                Ok(())
+            }
+        };
+        self.settle()?;
+        self.machine.check_frames().map_err(|e| home(e.to_string()))?;
+        Ok(answer)
+    }
+
+    fn counters(&mut self) -> Result<Counters, SceneError> {
+        Ok(self.machine.counters())
+    }
+
+    fn take_received(&mut self) -> Result<Vec<(String, Vec<u8>)>, SceneError> {
+        let mut all = Vec::new();
+        let name = |dev| self.devices.iter().find(|(_, i)| **i == dev).map(|(name, _)| name.clone());
+        self.machine.take_received(|_, skb| all.extend(name(skb.dev).map(|d| (d, skb.frame_bytes()))));
+        Ok(all)
+    }
+
+    fn take_events(&mut self) -> Result<Vec<String>, SceneError> {
+        let events = self.machine.take_events();
+        Ok(events.iter().map(|(_, event)| self.with_names(&event.to_string())).collect())
+    }
+
+    fn map_value(&mut self, object: &str, map: &str, key: u32) -> Result<u64, SceneError> {
+        let (loaded, at) = self.map(&(object.to_owned(), map.to_owned()))?;
+        let value = loaded.map_lookup(at, &key.to_le_bytes());
+        let value = value.map_err(|e| home(format!("{object}.{map}[{key}]: {e}")))?;
+        Ok(map_number(&loaded.maps()[at].def, &value))
+    }
+}
+
+/// The numbers of a scene's devices, and the devices as maps and helpers see them.
+fn numbers(scene: &Scene) -> (BTreeMap<String, u32>, NetConfig) {
+    let mut all = BTreeMap::new();
+    let mut next = FIRST_IFINDEX;
+    for name in scene.devices.iter().flat_map(|d| &d.names) {
+        let ifindex = if name == "lo" { 1 } else { next };
+        next += u32::from(name != "lo");
+        all.insert(name.clone(), ifindex);
+    }
+    let device = |(name, ifindex): (&String, &u32)| Device {
+        ifindex: *ifindex,
+        name: name.clone(),
+        mac: Mac::default(),
+        mtu: xdp::ETH_DATA_LEN,
+        hard_header_len: ETH_HLEN as u32,
+        up: true,
+        forwarding: true,
+        forwarding6: true,
+        rx_queues: 1,
+        addresses: Vec::new(),
+        vrf: None,
+        vrf_table: None,
+    };
+    let config = NetConfig { devices: all.iter().map(device).collect(), ..NetConfig::default() };
+    (all, config)
+}
+
+fn pair(first: u32, second: u32) -> Vec<u8> {
+    [first.to_le_bytes(), second.to_le_bytes()].concat()
+}
+
+fn name(errno: Errno) -> String {
+    errno.name().map_or_else(|| errno.to_string(), str::to_owned)
+}
+
+fn refusal(SetupError { errno, extack }: SetupError) -> String {
+    match extack {
+        Some(text) => format!("{}: {text}", name(errno)),
+        None => name(errno),
+    }
+}
+
+fn home(message: impl Into<String>) -> SceneError {
+    SceneError::Home(message.into())
+}
