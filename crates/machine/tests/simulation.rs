@@ -1,4 +1,4 @@
-//! A thousand short lives of a host, each from a seed: devices, programs, packets and faults at random. No
+//! Ten thousand short lives of a host, each from a seed: devices, programs, packets and faults at random. No
 //! packet may be lost or doubled, nothing may panic, and the same seed must give the same life.
 //!
 //! `EARLYBIRD_SEED=N cargo test -p earlybird-machine --test simulation` plays one seed again, and says what it does;
@@ -19,7 +19,7 @@ use xdp::drivers::veth::Veth;
 use xdp::{AttachFlags, DeviceConfig, LiveRun, NetDevice, ProgramHandle, XdpRequest};
 
 /// Lives of one run of the test.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 10_000;
 /// What happens in one life.
 const EVENTS: u32 = 24;
 const CPUS: u32 = 2;

@@ -142,10 +142,18 @@ fn push_copy(net: &mut NetContext, packet: &mut Packet, bytes: &[u8]) -> Result<
     })
 }
 
+/// Largest buffer of one packet, bytes. A packet that goes in circles and is made longer each time meets it.
+///
+/// Kernel: `include/linux/slab.h KMALLOC_MAX_SIZE, v6.18`
+const KMALLOC_MAX_SIZE: u32 = 4 << 20;
+
 /// A packet in a buffer of that size: in a page if that is enough.
 fn take_packet(net: &mut NetContext, frame_sz: u32, headroom: u32, len: u32) -> Result<Packet, DropReason> {
     if frame_sz as usize <= Frame::PAGE_SIZE {
         return net.pool.take_packet(frame_sz, headroom, len).ok_or(DropReason::NoMemory);
+    }
+    if frame_sz > KMALLOC_MAX_SIZE {
+        return Err(DropReason::NoMemory);
     }
     let frame = net.pool.take_large(frame_sz as usize).ok_or(DropReason::NoMemory)?;
     Packet::new(frame, frame_sz, headroom, len).map_err(|(_, frame)| {
