@@ -179,7 +179,24 @@ impl Look<'_, '_, '_> {
             }
         }
         let Some((claim, size)) = slot.spilled else { return Ok(()) };
-        let v = if size < 8 { v & ((1 << (8 * size)) - 1) } else { v };
+        let v = if size < 8 {
+            // The state keeps the whole register; what was stored are its low bytes.
+            let low = (1 << (8 * size)) - 1;
+            match claim {
+                Claim::Number { range, .. } if range.unsigned.1 > low => {
+                    let known = low & !range.bits.mask;
+                    let same = v & known == range.bits.value & known;
+                    return if same {
+                        Ok(())
+                    } else {
+                        Err(format!("{v:#x} is not the low part of {range:?}"))
+                    };
+                }
+                _ => v & low,
+            }
+        } else {
+            v
+        };
         self.value(&claim, v, size, links).map_err(|e| format!("{v:#x} {e}"))
     }
 

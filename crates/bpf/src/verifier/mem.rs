@@ -376,6 +376,11 @@ impl Env<'_> {
         let r = self.reg_mut(regno);
         if size < 8 && r.is_scalar() {
             if sx {
+                // A value that changes its sign is not that of the copies any more. The kernel keeps the
+                // link where the value fits the size (docs/parity.md).
+                if r.umax >= 1 << (size * 8 - 1) {
+                    super::alu::clear_scalar_id(r);
+                }
                 r.coerce_to_size_sx(size as u32);
             } else {
                 r.coerce_to_size(size as u32);

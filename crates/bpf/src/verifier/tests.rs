@@ -159,6 +159,23 @@ fn what_is_learnt_of_a_number_holds_for_its_32_bit_sums_zero_extended() {
 }
 
 #[test]
+fn a_sign_extending_fill_is_not_linked_to_what_was_spilled() {
+    // Where r2 is 0xffff, r3 is -1: the bad load is reached.
+    let program = [
+        i(0x61, 2, 1, 16, 0),
+        i(0xdc, 2, 0, 0, 16),
+        i(0x7b, 10, 2, -8, 0),
+        i(0x89, 3, 10, -8, 0),
+        i(0x55, 2, 0, 2, 0xffff),
+        i(0x65, 3, 0, 1, 0),
+        i(0x79, 0, 9, 0, 0),
+        i(0xb7, 0, 0, 0, 2),
+        EXIT,
+    ];
+    assert_eq!(refused(&program), (Errno::EACCES, 6, "R9 !read_ok".to_owned()));
+}
+
+#[test]
 fn a_pointer_beyond_the_end_may_be_before_it_again_once_moved_back() {
     let program = |back: i32| {
         [
