@@ -1,7 +1,7 @@
 //! Loading, running, and each map's operations: the engine against the running kernel in one run.
 //!
 //! `cargo bench -p earlybird --bench main_job`. The kernel's figures need root; without it they are left out, loudly.
-//! Map programs do 64 operations a run (programs/bench/maps.c); a criterion "iteration" here is one run.
+//! Map programs do 64 operations a run (programs/bench/{maps,lookups}.c); a criterion "iteration" here is one run.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,16 +82,18 @@ fn run(c: &mut Criterion) {
 }
 
 fn maps(c: &mut Criterion) {
-    let object = Object::open(path("bench/maps.bpf.o")).expect("programs/ has its objects");
-    let programs: Vec<String> = object.spec().programs.iter().map(|p| p.name.clone()).collect();
     let mut group = c.benchmark_group("maps");
-    for (home, mut backend, engine) in homes() {
-        let options = LoadOptions { programs: programs.clone(), engine, ..LoadOptions::default() };
-        let mut loaded = backend.load(object.spec(), &options).expect("a program of ours loads");
-        for program in &programs {
-            group.bench_function(BenchmarkId::new(home, program), |b| {
-                b.iter_custom(|iters| runs(loaded.as_mut(), program, &[0; 64], iters));
-            });
+    for file in ["bench/maps.bpf.o", "bench/lookups.bpf.o"] {
+        let object = Object::open(path(file)).expect("programs/ has its objects");
+        let programs: Vec<String> = object.spec().programs.iter().map(|p| p.name.clone()).collect();
+        for (home, mut backend, engine) in homes() {
+            let options = LoadOptions { programs: programs.clone(), engine, ..LoadOptions::default() };
+            let mut loaded = backend.load(object.spec(), &options).expect("a program of ours loads");
+            for program in &programs {
+                group.bench_function(BenchmarkId::new(home, program), |b| {
+                    b.iter_custom(|iters| runs(loaded.as_mut(), program, &[0; 64], iters));
+                });
+            }
         }
     }
     group.finish();
