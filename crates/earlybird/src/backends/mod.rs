@@ -4,7 +4,7 @@ mod net;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bpf::object::Target;
 use control::{Backend, EngineKind};
 use machine::{EngineBackend, NetConfig, NetTables};
@@ -53,8 +53,7 @@ pub fn own_engine(settings: &EngineSettings) -> Result<EngineBackend> {
 ///
 /// What is missing to use it, for example a capability.
 pub fn kernel() -> Result<Box<dyn Backend>> {
-    let kernel = linux::KernelBackend::new().context("the kernel cannot be used")?;
-    Ok(Box::new(kernel))
+    Ok(Box::new(linux::KernelBackend::new()?))
 }
 
 /// CPUs that per-CPU maps have room for: as many as on the running kernel, so that both homes are alike.
