@@ -1,13 +1,15 @@
 //! [`EngineScene`]: a scene on the engine, in one thread and virtual time.
 
+pub mod fate;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bpf::object::ObjectSpec;
+use bpf::object::{LineInfo, ObjectSpec};
 use bpf::vm::Program;
 use control::scene::{
-    Action, Answer, AttachMode, Counters, MapValue, Scene, SceneError, SceneHome, map_number,
+    Action, Answer, AttachMode, Counters, MapValue, Scene, SceneError, SceneHome, Step, map_number,
 };
 use control::{EngineKind, LoadOptions, Loaded};
 use uapi::Errno;
@@ -19,6 +21,7 @@ use xdp::{AttachFlags, DeviceConfig, LiveRun, NetDevice, ProgramHandle, SetupErr
 use crate::net::{Device, Mac, NetConfig};
 use crate::softirq::{LoopConfig, SoftirqLoop};
 use crate::{EngineBackend, EngineObject, NetTables, SeededHost};
+use fate::{Follower, Names, Recorder};
 
 /// Events that a step may cause.
 const EVENTS_MAX: usize = 1 << 16;
@@ -35,6 +38,11 @@ pub struct EngineScene {
     /// Loaded programs by number, to attach and to name.
     handles: BTreeMap<u32, (String, ProgramHandle)>,
     veths: BTreeMap<String, Arc<Veth>>,
+    /// Where each instruction of a program comes from, by the program's number.
+    lines: BTreeMap<u32, Vec<LineInfo>>,
+    follower: Option<Arc<Follower>>,
+    /// Line of the step that is taken.
+    line: usize,
 }
 
 impl EngineScene {
@@ -65,6 +73,9 @@ impl EngineScene {
             devices,
             handles: BTreeMap::new(),
             veths: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            follower: None,
+            line: 0,
         };
         this.make_devices(scene)?;
         for (name, path) in &scene.objects {
@@ -77,6 +88,8 @@ impl EngineScene {
                 if let Some(program) = object.program(&info.name) {
                     let handle = ProgramHandle::new(program.clone());
                     this.handles.insert(info.id, (format!("{name}.{}", info.name), handle));
+                    let lines = spec.programs.iter().find(|p| p.name == info.name).map(|p| &p.line_info);
+                    this.lines.extend(lines.map(|lines| (info.id, lines.clone())));
                 }
             }
             this.objects.insert(name.clone(), object);
@@ -119,6 +132,31 @@ impl EngineScene {
     /// The state of all devices and CPUs, for whoever wants to look beyond a scene.
     pub fn machine(&mut self) -> &mut SoftirqLoop {
         &mut self.machine
+    }
+
+    /// Follows the packets of the scene from now on: all of them, or one in full. Programs run in the checked
+    /// interpreter then.
+    pub fn follow(&mut self, packet: Option<u64>) -> Arc<Follower> {
+        let mut names = Names {
+            devices: self.devices.iter().map(|(name, ifindex)| (*ifindex, name.clone())).collect(),
+            ..Names::default()
+        };
+        for (name, veth) in &self.veths {
+            names.peers.extend(veth.peer().map(|peer| (self.devices[name], peer.core().ifindex)));
+        }
+        for (id, (name, _)) in &self.handles {
+            names.programs.insert(*id, (name.clone(), self.lines.get(id).cloned().unwrap_or_default()));
+        }
+        for (object, loaded) in &self.objects {
+            names.maps.extend(loaded.maps().iter().map(|m| (m.id, format!("{object}.{}", m.name))));
+        }
+        let follower = Arc::new(Follower::new(names, packet));
+        for cpu in 0..self.machine.cpus() {
+            self.machine.set_engine(cpu, Box::new(Recorder::new(follower.clone())));
+            self.machine.net(cpu).trace.follow(Some(follower.clone()));
+        }
+        self.follower = Some(follower.clone());
+        follower
     }
 
     /// Turns the tracepoints off.
@@ -213,8 +251,13 @@ impl EngineScene {
             // Softirqs run between batches.
             let n = left.min(xdp::LIVE_BATCH_DEFAULT);
             let batch = LiveRun { repeat: n, ..run.clone() };
+            let follower = &self.follower;
+            if let Some(f) = follower {
+                f.step(self.line, Some((run.program.id(), run.ingress.0)));
+            }
             let result = self.machine.on_cpu(0, |cx| {
                 let result = cx.test_run_live(&batch);
+                follower.iter().for_each(|f| f.live_ends());
                 cx.net_rx_action();
                 result
             });
@@ -255,6 +298,11 @@ impl EngineScene {
 impl SceneHome for EngineScene {
     fn name(&self) -> &'static str {
         "engine"
+    }
+
+    fn begin(&mut self, step: &Step) {
+        self.line = step.line;
+        self.follower.iter().for_each(|f| f.step(step.line, None));
     }
 
     fn act(&mut self, action: &Action) -> Result<Answer, SceneError> {
@@ -313,7 +361,11 @@ impl SceneHome for EngineScene {
     fn take_received(&mut self) -> Result<Vec<(String, Vec<u8>)>, SceneError> {
         let mut all = Vec::new();
         let name = |dev| self.devices.iter().find(|(_, i)| **i == dev).map(|(name, _)| name.clone());
-        self.machine.take_received(|_, skb| all.extend(name(skb.dev).map(|d| (d, skb.frame_bytes()))));
+        let follower = &self.follower;
+        self.machine.take_received(|_, skb| {
+            follower.iter().for_each(|f| f.received(skb.packet.identity(), skb.dev));
+            all.extend(name(skb.dev).map(|d| (d, skb.frame_bytes())));
+        });
         Ok(all)
     }
 

@@ -99,6 +99,12 @@ impl Packet {
         Self(unsafe { Box::from_raw(Box::into_raw(buff).cast()) })
     }
 
+    /// A number that no other packet has while this one lives, as packet or as buff ([`XdpBuff::identity`]).
+    #[must_use]
+    pub fn identity(&self) -> usize {
+        self.0.identity()
+    }
+
     /// Bytes of the frame that are the packet's, tail room included.
     #[must_use]
     pub const fn frame_sz(&self) -> u32 {

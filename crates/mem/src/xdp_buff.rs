@@ -327,6 +327,12 @@ impl<'q> XdpBuff<'q> {
         &self.hints
     }
 
+    /// A number that no other packet has while this one lives, as buff or as packet.
+    #[must_use]
+    pub fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Bytes of the frame.
     #[must_use]
     pub const fn frame_sz(&self) -> u32 {

@@ -13,7 +13,7 @@ use uapi::xdp::XdpAction;
 use crate::cow::FragOffset;
 use crate::redirect::{CpuFlush, CpuQueue, DevFlush, XskFlush};
 use crate::{
-    Devices, DropCounters, DropReason, Engine, NetDevice, RingItem, Skb, Trace, TraceEvent, Tracepoint,
+    Devices, DropCounters, DropReason, Engine, NetDevice, Note, RingItem, Skb, Trace, TraceEvent, Tracepoint,
     XdpFrame,
 };
 
@@ -105,6 +105,10 @@ impl NetContext {
     /// Ends a packet: counts why, and takes its pages back.
     #[inline]
     pub fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
+        // Where the reason is the program's answer, whoever follows has it from there, and nothing is asked here.
+        if reason != DropReason::ProgramDrop {
+            self.trace.note(|| Note::Ended { packet: packet.identity(), reason });
+        }
         self.drops.add(reason, 1);
         self.pool.put_packet(packet);
     }

@@ -3,7 +3,7 @@
 use mem::{Frag, Frame, Packet};
 use uapi::xdp::{ETH_HLEN, MAX_SKB_FRAGS, XDP_PACKET_HEADROOM, XDP_TAILROOM};
 
-use crate::{DropReason, NetContext};
+use crate::{DropReason, NetContext, Note};
 
 const PAGE: u32 = Frame::PAGE_SIZE as u32;
 /// Most linear bytes of a copy.
@@ -74,6 +74,7 @@ pub(crate) fn skb_pp_cow_data(
         assert!(pushed.is_ok(), "the total is within what seventeen pages hold");
         done += len as usize;
     }
+    net.trace.note(|| Note::Replaced { packet: packet.identity(), by: copy.identity() });
     Ok(copy)
 }
 

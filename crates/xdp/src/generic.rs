@@ -12,7 +12,7 @@ use uapi::xdp::{BPF_F_BROADCAST, BPF_F_EXCLUDE_INGRESS, XDP_PACKET_HEADROOM, Xdp
 
 use crate::cow::{expand_head, skb_pp_cow_data};
 use crate::redirect::{CpuQueue, RedirectError, Target};
-use crate::{DropReason, NetDevice, NetdevTx, Skb, Softirq};
+use crate::{DropReason, NetDevice, NetdevTx, Note, Skb, Softirq};
 
 /// What became of an skb.
 pub(crate) enum Verdict {
@@ -88,7 +88,9 @@ impl Softirq<'_> {
             self.net.system_frags = offset;
             copy?
         } else {
-            expand_head(self.net, &skb.packet)?
+            let copy = expand_head(self.net, &skb.packet)?;
+            self.net.trace.note(|| Note::Replaced { packet: skb.packet.identity(), by: copy.identity() });
+            copy
         };
         let old = std::mem::replace(&mut skb.packet, copy);
         self.net.pool.put_packet(old);
@@ -258,6 +260,7 @@ impl Softirq<'_> {
 
     fn clone_skb(&mut self, skb: &Skb) -> Option<Box<Skb>> {
         let copy = expand_head(self.net, &skb.packet).ok()?;
+        self.net.trace.note(|| Note::Copied { packet: skb.packet.identity(), to: copy.identity() });
         let mut clone = Box::new(Skb::new(copy));
         (clone.dev, clone.protocol, clone.packet_type) = (skb.dev, skb.protocol, skb.packet_type);
         (clone.mac_pulled, clone.rx_queue, clone.vlan) = (skb.mac_pulled, skb.rx_queue, skb.vlan);

@@ -41,4 +41,4 @@ pub use frame::XdpFrame;
 pub use live::{LIVE_BATCH_DEFAULT, LIVE_BATCH_MAX, LIVE_LEN_MAX, LiveRun, LiveStats};
 pub use reason::{DropCounters, DropReason};
 pub use skb::{PacketType, Skb};
-pub use trace::{Trace, TraceEvent, Tracepoint};
+pub use trace::{Journal, Note, Trace, TraceEvent, Tracepoint};

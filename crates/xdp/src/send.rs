@@ -4,7 +4,7 @@ use uapi::Errno;
 use uapi::xdp::ETH_HLEN;
 
 use crate::cow::socket_packet;
-use crate::{DropReason, NetdevTx, Skb, Softirq};
+use crate::{DropReason, NetdevTx, Note, Skb, Softirq};
 
 impl Softirq<'_> {
     /// Sends an Ethernet frame by a device, as a packet socket does.
@@ -29,6 +29,7 @@ impl Softirq<'_> {
             return Err(Errno::EMSGSIZE);
         }
         let packet = socket_packet(self.net, bytes).map_err(|_| Errno::ENOBUFS)?;
+        self.net.trace.note(|| Note::Sent { packet: packet.identity(), ifindex });
         self.dev_queue_xmit(ifindex, Box::new(Skb::new(packet)))
     }
 

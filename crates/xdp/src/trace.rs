@@ -1,9 +1,12 @@
-//! [`Trace`]: what the kernel's XDP tracepoints would say, as typed events.
+//! [`Trace`]: what the kernel's XDP tracepoints would say, as typed events; and [`Note`], what they do not say.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use uapi::xdp::XdpAction;
+
+use crate::DropReason;
 
 /// The tracepoints of `events/xdp` that the data path has.
 ///
@@ -156,26 +159,80 @@ impl fmt::Display for Action {
     }
 }
 
+/// What happens to a packet that no tracepoint tells. Packets go by [`mem::Packet::identity`].
+///
+/// A packet that a driver hook's program answers `XDP_DROP` to ends without a note: the answer says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A socket or a stack sends it by a device.
+    Sent {
+        /// Packet.
+        packet: usize,
+        /// Device.
+        ifindex: u32,
+    },
+    /// It goes on as another packet with the same bytes.
+    Replaced {
+        /// What it was; that one ends.
+        packet: usize,
+        /// What it is now.
+        by: usize,
+    },
+    /// It was copied, and both go on.
+    Copied {
+        /// Packet.
+        packet: usize,
+        /// Copy.
+        to: usize,
+    },
+    /// It ends here.
+    Ended {
+        /// Packet.
+        packet: usize,
+        /// Why.
+        reason: DropReason,
+    },
+}
+
+/// Who follows packets: told of notes and of events as they happen, in order.
+pub trait Journal: Send + Sync {
+    /// A note.
+    fn note(&self, note: Note);
+
+    /// An event of a tracepoint that is on.
+    fn event(&self, event: &TraceEvent);
+}
+
 /// Events of one CPU, until someone takes them. Off at first, which costs one test of a bit.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Trace {
     on: u16,
     ring: VecDeque<TraceEvent>,
     capacity: usize,
     lost: u64,
+    journal: Option<Arc<dyn Journal>>,
 }
+
+/// The bit of [`Trace::on`] that says there is a journal.
+const JOURNAL: u16 = 1 << 15;
 
 impl Trace {
     /// Turns tracepoints on and keeps up to `capacity` events; the room is allocated now.
     pub fn enable(&mut self, tracepoints: &[Tracepoint], capacity: usize) {
-        self.on = tracepoints.iter().fold(0, |bits, t| bits | 1 << (*t as u8));
+        self.on = tracepoints.iter().fold(self.on & JOURNAL, |bits, t| bits | 1 << (*t as u8));
         self.capacity = capacity;
         self.ring.reserve(capacity.saturating_sub(self.ring.len()));
     }
 
     /// Turns all tracepoints off; events stay.
     pub const fn disable(&mut self) {
-        self.on = 0;
+        self.on &= JOURNAL;
+    }
+
+    /// Tells someone of all notes, and of the events of tracepoints that are on; they are kept as well.
+    pub fn follow(&mut self, journal: Option<Arc<dyn Journal>>) {
+        self.on = self.on & !JOURNAL | if journal.is_some() { JOURNAL } else { 0 };
+        self.journal = journal;
     }
 
     /// The oldest event that was not taken yet.
@@ -208,8 +265,22 @@ impl Trace {
         }
     }
 
+    /// Notes what happens to a packet, if someone follows.
+    #[inline]
+    pub(crate) fn note(&self, note: impl FnOnce() -> Note) {
+        if self.on & JOURNAL != 0 {
+            self.write(note());
+        }
+    }
+
+    #[cold]
+    fn write(&self, note: Note) {
+        self.journal.iter().for_each(|j| j.note(note));
+    }
+
     #[cold]
     fn keep(&mut self, event: TraceEvent) {
+        self.journal.iter().for_each(|j| j.event(&event));
         if self.ring.len() < self.capacity {
             self.ring.push_back(event);
         } else {

@@ -21,10 +21,12 @@
 //! What a step does not claim must not happen: after each one the counters, packets and events that it names
 //! must be exactly those that there were.
 
+mod describe;
 mod file;
 mod packet;
 mod run;
 
+pub use describe::describe as describe_packet;
 pub use file::{Action, AttachMode, Device, MapValue, Scene, SceneError, Step};
 pub use packet::parse as parse_packet;
 pub use run::{Answer, Counters, SceneHome, SceneReport, StepReport, differences, map_number, play};

@@ -17,6 +17,11 @@ pub trait SceneHome {
     /// `engine` or `kernel`.
     fn name(&self) -> &'static str;
 
+    /// A step begins. Most homes need not know.
+    fn begin(&mut self, step: &Step) {
+        let _ = step;
+    }
+
     /// Does something, and lets everything come to rest that follows from it.
     ///
     /// # Errors
@@ -114,6 +119,7 @@ pub fn play(scene: &Scene, home: &mut dyn SceneHome, go_on: bool) -> Result<Scen
 }
 
 fn take(step: &Step, home: &mut dyn SceneHome) -> Result<StepReport, SceneError> {
+    home.begin(step);
     let before = home.counters()?;
     let answer = home.act(&step.action)?;
     let state = home.counters()?;

@@ -1,20 +1,24 @@
-//! `earlybird explain`: the pages behind the rules of the verifier.
+//! `earlybird explain`: the pages behind the rules of the verifier, and behind the reasons why packets end.
 
 use std::fmt::Write as _;
 
 use bpf::verifier::rules::{RULES, Rule, RuleId};
 use clap::Args;
-use earlybird::explain::page;
+use earlybird::explain::{page, reason_of, reason_page};
+use xdp::DropReason;
 
 use super::Failure;
 
-/// Explain a rule of the verifier, or list all
+/// Explain a rule of the verifier or the end of a packet, or list all
 ///
 /// `earlybird verify` names the rule that a program breaks, for example EB0403. Its page says what the rule asks
 /// for and why the kernel has it, and shows a program that breaks it and one that does not.
+///
+/// `earlybird test` counts packets that ended by their reason, and `earlybird explain-packet` names it, for example
+/// EB2021 or xmit-no-receiver. Its page says what happened, what to do, and what the kernel shows of it.
 #[derive(Args)]
 pub(crate) struct ExplainArgs {
-    /// Rule, for example EB0403 [default: list all]
+    /// Rule or reason, for example EB0403, EB2021, xmit-no-receiver [default: list all]
     #[arg(value_name = "RULE")]
     rule: Option<String>,
 }
@@ -25,8 +29,9 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         print!("{}", list());
         return Ok(());
     };
-    let page = RuleId::parse(name).and_then(page).ok_or_else(|| {
-        Failure::Usage(anyhow::anyhow!("{name}: no such rule; `earlybird explain` lists all"))
+    let of_rule = RuleId::parse(name).and_then(page);
+    let page = of_rule.or_else(|| reason_of(name).map(reason_page)).ok_or_else(|| {
+        Failure::Usage(anyhow::anyhow!("{name}: no such rule or reason; `earlybird explain` lists all"))
     })?;
     print!("{page}");
     Ok(())
@@ -42,6 +47,10 @@ fn list() -> String {
             family = Some(*of);
         }
         let _ = writeln!(out, "  {id}  {title}");
+    }
+    let _ = writeln!(out, "\nends of packets");
+    for reason in DropReason::ALL {
+        let _ = writeln!(out, "  EB{}  {}: {}", reason.number(), reason.id(), reason.explanation());
     }
     out
 }

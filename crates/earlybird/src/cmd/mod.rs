@@ -3,6 +3,7 @@
 mod bench;
 mod disasm;
 mod explain;
+mod explain_packet;
 mod generate;
 mod run;
 mod test;
@@ -32,6 +33,7 @@ enum Command {
     #[command(subcommand)]
     Xsk(xsk::XskCommand),
     Test(test::TestArgs),
+    ExplainPacket(explain_packet::ExplainPacketArgs),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -64,6 +66,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Bench(command) => bench::run(&command),
         Command::Xsk(command) => xsk::run(&command),
         Command::Test(args) => test::run(&args),
+        Command::ExplainPacket(args) => explain_packet::run(&args),
         Command::Completions(args) => {
             generate::completions(&args, Args::command());
             Ok(())

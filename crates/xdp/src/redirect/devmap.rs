@@ -11,7 +11,8 @@ use uapi::xdp::XdpAction;
 use super::{Enqueued, RedirectError};
 use crate::frame::Epoch;
 use crate::{
-    DeviceCore, DropReason, Feature, NetDevice, Softirq, TraceEvent, Tracepoint, XdpFrame, Xmit, XmitFlags,
+    DeviceCore, DropReason, Feature, NetDevice, Note, Softirq, TraceEvent, Tracepoint, XdpFrame, Xmit,
+    XmitFlags,
 };
 
 /// Frames that wait for one device on one CPU before they are sent.
@@ -169,6 +170,8 @@ impl Softirq<'_> {
             let Some(copy) = frame.clone_into(&mut self.net.pool) else {
                 return Err((RedirectError::new(Errno::ENOMEM, DropReason::RedirectCloneFailed), frame));
             };
+            let (packet, to) = (frame.packet().identity(), copy.packet().identity());
+            self.net.trace.note(|| Note::Copied { packet, to });
             self.bq_enqueue(copy, dev_rx.ifindex, device, entry.program.as_ref());
         }
         match last {
