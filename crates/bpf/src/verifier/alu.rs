@@ -406,8 +406,8 @@ impl Env<'_> {
             }
             return self.fail(Errno::EACCES, format_args!("R{dst} 32-bit pointer arithmetic prohibited\n"));
         }
-        let text = ptr.ty.text();
         if ptr.ty.may_be_null() {
+            let text = ptr.ty.text();
             return self.fail(
                 Errno::EACCES,
                 format_args!("R{dst} pointer arithmetic on {text} prohibited, null-check it first\n"),
@@ -421,6 +421,7 @@ impl Env<'_> {
             return Ok(());
         }
         if !Self::ptr_may_move(&ptr, &off, insn.op()) {
+            let text = ptr.ty.text();
             return self
                 .fail(Errno::EACCES, format_args!("R{dst} pointer arithmetic on {text} prohibited\n"));
         }
@@ -530,28 +531,32 @@ impl Env<'_> {
 
     /// Sums of offsets cannot overflow.
     fn sane_offset(&mut self, r: &Reg, ty: RegType) -> Res {
-        let text = ty.text();
         let v = r.var_off.value as i64;
         if r.var_off.is_const() && (v >= MAX_VAR_OFF || v <= -MAX_VAR_OFF) {
-            return self
-                .fail(Errno::EINVAL, format_args!("math between {text} pointer and {v} is not allowed\n"));
+            return self.fail(
+                Errno::EINVAL,
+                format_args!("math between {} pointer and {v} is not allowed\n", ty.text()),
+            );
         }
         if i64::from(r.off) >= MAX_VAR_OFF || i64::from(r.off) <= -MAX_VAR_OFF {
-            return self
-                .fail(Errno::EINVAL, format_args!("{text} pointer offset {} is not allowed\n", r.off));
+            return self.fail(
+                Errno::EINVAL,
+                format_args!("{} pointer offset {} is not allowed\n", ty.text(), r.off),
+            );
         }
         if r.smin == i64::MIN {
             return self.fail(
                 Errno::EINVAL,
                 format_args!(
-                    "math between {text} pointer and register with unbounded min value is not allowed\n"
+                    "math between {} pointer and register with unbounded min value is not allowed\n",
+                    ty.text()
                 ),
             );
         }
         if r.smin >= MAX_VAR_OFF || r.smin <= -MAX_VAR_OFF {
             return self.fail(
                 Errno::EINVAL,
-                format_args!("value {} makes {text} pointer be out of bounds\n", r.smin),
+                format_args!("value {} makes {} pointer be out of bounds\n", r.smin, ty.text()),
             );
         }
         Ok(())

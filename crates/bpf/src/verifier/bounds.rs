@@ -165,12 +165,36 @@ impl Reg {
     ///
     /// Kernel: `kernel/bpf/verifier.c reg_bounds_sync`, v6.18.
     pub(crate) fn bounds_sync(&mut self) {
+        if self.is_settled_const() {
+            return;
+        }
         self.update_bounds();
-        self.deduce();
-        self.deduce();
-        self.deduce();
+        for _ in 0..3 {
+            let before = *self;
+            self.deduce();
+            // A round that changes nothing is followed by others that do not either.
+            if self.same_bounds(&before) {
+                break;
+            }
+        }
         self.bound_offset();
         self.update_bounds();
+    }
+
+    /// A constant in every view: nothing is left to be learnt.
+    fn is_settled_const(&self) -> bool {
+        let v = self.var_off.value;
+        self.var_off.mask == 0
+            && (self.umin, self.umax, self.smin, self.smax) == (v, v, v as i64, v as i64)
+            && (self.u32_min, self.u32_max) == (v as u32, v as u32)
+            && (self.s32_min, self.s32_max) == (v as i32, v as i32)
+    }
+
+    fn same_bounds(&self, b: &Self) -> bool {
+        (self.umin, self.umax, self.smin, self.smax) == (b.umin, b.umax, b.smin, b.smax)
+            && (self.u32_min, self.u32_max) == (b.u32_min, b.u32_max)
+            && (self.s32_min, self.s32_max) == (b.s32_min, b.s32_max)
+            && self.var_off == b.var_off
     }
 
     /// Zero-extends: the 64-bit bounds follow from the 32-bit ones.

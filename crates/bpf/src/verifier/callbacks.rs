@@ -94,7 +94,7 @@ impl Env<'_> {
 
     /// What the callback finds in its registers.
     fn callback_args(&mut self, callee: &mut Frame, kind: Callback, meta: &CallMeta) -> Res {
-        let caller = *self.regs();
+        let caller = self.regs().clone();
         let map_args = |map: u32, uid: u32| {
             let pl = Payload::Map { map, uid };
             (Reg::pointer(RegType::MAP_KEY, pl), Reg::pointer(RegType::MAP_VALUE, pl))
@@ -174,7 +174,9 @@ impl Env<'_> {
         let frames = self.cur.frames.len();
         self.check_frame_depth(frames)?;
         let mut callee = Frame::new(self.insn_idx as i32, frames as u32, sub as u32);
-        callee.regs[1..6].copy_from_slice(&self.regs()[1..6]);
+        for r in 1..6 {
+            callee.regs.take(r, self.regs());
+        }
         self.clear_caller_saved();
         self.cur.frames.push(callee);
         self.scratched_regs = u32::MAX;
@@ -313,19 +315,19 @@ impl Env<'_> {
     fn widen(&self, old: StateId, cur: &mut State) {
         let Some(sl) = &self.states[old.0 as usize] else { return };
         let mut ids = super::prune::IdMap::default();
-        let mut maybe = |o: &Reg, c: &mut Reg| {
+        let mut widens = |o: &Reg, c: &Reg| {
             let fixed = !o.is_scalar() || !c.is_scalar() || o.precise || c.precise;
-            if !fixed && !super::prune::regs_exact(o, c, &mut ids) {
-                *c = Reg::UNKNOWN;
-            }
+            !fixed && !super::prune::regs_exact(o, c, &mut ids)
         };
         for (o, c) in sl.state.frames.iter().zip(&mut cur.frames).rev() {
-            for (a, b) in o.regs.iter().zip(&mut c.regs) {
-                maybe(a, b);
+            for i in 0..11 {
+                if widens(&o.regs[i], &c.regs[i]) {
+                    c.regs[i] = Reg::UNKNOWN;
+                }
             }
-            for (a, b) in o.stack.iter().zip(&mut c.stack) {
-                if a.is_spilled() && b.is_spilled() {
-                    maybe(&a.reg, &mut b.reg);
+            for (a, b) in o.stack.iter().zip(c.stack.iter_mut()) {
+                if a.is_spilled() && b.is_spilled() && widens(&a.reg, &b.reg) {
+                    b.reg = Reg::UNKNOWN;
                 }
             }
         }

@@ -12,6 +12,7 @@ use super::kfuncs::Kfunc;
 use super::liveness::Liveness;
 use super::record::Record;
 use super::reg::{BtfRef, Reg};
+use super::regs::Regs;
 use super::scc::SccVisit;
 use super::state::{Frame, State, StateId};
 use super::types::RegType;
@@ -289,7 +290,7 @@ impl<'a> Env<'a> {
         self.history.as_ref().map_or(0, |h| h.position())
     }
 
-    pub(super) fn regs(&self) -> &[Reg; 11] {
+    pub(super) fn regs(&self) -> &Regs {
         &self.cur.frame().regs
     }
 

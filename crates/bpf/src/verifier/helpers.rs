@@ -279,14 +279,13 @@ impl Env<'_> {
         let released = if id == func::KPTR_XCHG && meta.ref_obj_id != 0 {
             let in_rcu = self.in_rcu_cs();
             let held = self.release_nomark(meta.ref_obj_id);
-            self.cur.for_each_reg(|r| {
-                if held && r.ref_obj_id == meta.ref_obj_id {
-                    if in_rcu && r.ty.has(flag::MEM_ALLOC) && r.ty.has(flag::MEM_PERCPU) {
-                        r.ref_obj_id = 0;
-                        r.ty = r.ty.without(flag::MEM_ALLOC).with(flag::MEM_RCU);
-                    } else {
-                        *r = Reg::UNKNOWN;
-                    }
+            let concerned = |r: &Reg| held && r.ref_obj_id == meta.ref_obj_id;
+            self.cur.change_regs(concerned, |r| {
+                if in_rcu && r.ty.has(flag::MEM_ALLOC) && r.ty.has(flag::MEM_PERCPU) {
+                    r.ref_obj_id = 0;
+                    r.ty = r.ty.without(flag::MEM_ALLOC).with(flag::MEM_RCU);
+                } else {
+                    *r = Reg::UNKNOWN;
                 }
             });
             held

@@ -301,7 +301,8 @@ impl Env<'_> {
         if ref_obj_id != 0 && ref_obj_id == id && is_null {
             st.refs.retain(|r| r.id != id || r.ty != super::state::ref_type::PTR);
         }
-        st.for_each_reg(|r| self.null_known(r, id, is_null));
+        let concerned = |r: &Reg| r.id == id && r.ty.may_be_null();
+        st.change_regs(concerned, |r| self.null_known(r, id, is_null));
     }
 
     /// Comparisons with the packet's end, or of metadata with its end, prove bytes to exist.
@@ -342,21 +343,22 @@ impl Env<'_> {
         for f in (0..self.cur.frames.len()).rev() {
             let live = self.aux[self.cur.frame_insn_idx(f) as usize].live_regs_before;
             let frame = &mut self.cur.frames[f];
-            let mut add = |r: &mut Reg, index: usize, is_reg: bool| {
-                if r.is_scalar()
+            // Where there are too many, the others lose their link.
+            let mut too_many = |r: &Reg, index: usize, is_reg: bool| {
+                r.is_scalar()
                     && r.id & !ADD_CONST == id
                     && !out.push(LinkedReg { frameno: f as u8, index: index as u8, is_reg })
-                {
-                    super::alu::clear_scalar_id(r);
-                }
             };
-            for (j, r) in frame.regs[..10].iter_mut().enumerate() {
-                if live & (1 << j) != 0 {
-                    add(r, j, true);
+            for j in (0..10).filter(|j| live & (1 << j) != 0) {
+                if too_many(&frame.regs[j], j, true) {
+                    super::alu::clear_scalar_id(&mut frame.regs[j]);
                 }
             }
-            for (j, s) in frame.stack.iter_mut().enumerate().filter(|(_, s)| s.is_spilled()) {
-                add(&mut s.reg, j, false);
+            for j in 0..frame.stack.len() {
+                let s = &frame.stack[j];
+                if s.is_spilled() && too_many(&s.reg, j, false) {
+                    super::alu::clear_scalar_id(&mut frame.stack[j].reg);
+                }
             }
         }
     }
@@ -388,7 +390,7 @@ fn sync_linked(st: &mut State, regno: usize, linked: &LinkedRegs) {
         if e.is_reg && f == cur && index == regno {
             continue;
         }
-        let r = if e.is_reg { &mut st.frames[f].regs[index] } else { &mut st.frames[f].stack[index].reg };
+        let mut r = if e.is_reg { st.frames[f].regs[index] } else { st.frames[f].stack[index].reg };
         if !r.is_scalar() || r.id & !ADD_CONST != known.id & !ADD_CONST {
             continue;
         }
@@ -398,19 +400,21 @@ fn sync_linked(st: &mut State, regno: usize, linked: &LinkedRegs) {
             continue;
         }
         if mine == 0 && theirs == 0 || r.off == known.off {
-            *r = known;
-            continue;
+            r = known;
+        } else {
+            let delta = Reg::scalar((i64::from(r.off) - i64::from(known.off)) as u64);
+            r = Reg { off: r.off, id: r.id, ..known };
+            r.add(&delta);
+            if (mine | theirs) & ADD_CONST32 != 0 {
+                r.zext_32_to_64();
+            }
+            r.bounds_sync();
         }
-        let (off, id) = (r.off, r.id);
-        let delta = Reg::scalar((i64::from(off) - i64::from(known.off)) as u64);
-        *r = known;
-        r.off = off;
-        r.id = id;
-        r.add(&delta);
-        if (mine | theirs) & ADD_CONST32 != 0 {
-            r.zext_32_to_64();
+        if e.is_reg {
+            st.frames[f].regs[index] = r;
+        } else {
+            st.frames[f].stack[index].reg = r;
         }
-        r.bounds_sync();
     }
 }
 
@@ -422,11 +426,8 @@ fn good_pkt_pointers(st: &mut State, ptr: &Reg, range_open: bool) {
         return;
     }
     let range = ptr.off + i32::from(range_open);
-    st.for_each_reg(|r| {
-        if r.ty == ptr.ty && r.id == ptr.id {
-            r.pl = Payload::Range(r.range().max(range));
-        }
-    });
+    let shorter = |r: &Reg| r.ty == ptr.ty && r.id == ptr.id && r.range() < range;
+    st.change_regs(shorter, |r| r.pl = Payload::Range(range));
 }
 
 fn mark_pkt_end(r: &mut Reg, beyond: bool) {

@@ -13,6 +13,7 @@ use super::kfuncs::{Kfunc, kf};
 use super::mem::CallMeta;
 use super::record::Field;
 use super::reg::{BtfRef, DynptrType, Payload, Reg};
+use super::state::{SlotType, StackSlot};
 use super::types::{RegType, flag};
 use crate::btf::{Btf, Kind, TypeId};
 use crate::insn::Insn;
@@ -111,8 +112,8 @@ impl<'a> Env<'a> {
     fn fork_failed_lock(&mut self) -> Res {
         let idx = self.insn_idx;
         let regs = &mut self.push_state(idx + 1, idx)?.frame_mut().regs;
-        for r in &mut regs[..6] {
-            *r = Reg::NOT_INIT;
+        for r in 0..6 {
+            regs[r] = Reg::NOT_INIT;
         }
         let mut r = Reg::UNKNOWN;
         (r.s32_min, r.s32_max) = (-MAX_ERRNO, -1);
@@ -209,16 +210,14 @@ impl<'a> Env<'a> {
 
     /// Pointers that the section protected are no longer trusted.
     fn end_rcu_section(&mut self) {
+        let protected = |r: &Reg| r.ty.has(flag::MEM_RCU);
         let distrust = |r: &mut Reg| {
-            if r.ty.has(flag::MEM_RCU) {
-                r.ty = r.ty.without(flag::MEM_RCU | flag::PTR_MAYBE_NULL).with(flag::PTR_UNTRUSTED);
-            }
+            r.ty = r.ty.without(flag::MEM_RCU | flag::PTR_MAYBE_NULL).with(flag::PTR_UNTRUSTED);
         };
-        self.cur.for_each_reg(distrust);
-        for s in self.cur.frames.iter_mut().flat_map(|f| &mut f.stack) {
-            if s.types[0] == super::state::SlotType::Iter {
-                distrust(&mut s.reg);
-            }
+        self.cur.change_regs(protected, distrust);
+        for f in &mut self.cur.frames {
+            let iterator = |s: &StackSlot| s.types[0] == SlotType::Iter && protected(&s.reg);
+            f.stack.change(iterator, |s| distrust(&mut s.reg));
         }
     }
 

@@ -364,12 +364,13 @@ impl<'a> Env<'a> {
             return self.bug(format_args!("ref state missing for ref_obj_id"));
         }
         let mut st = std::mem::take(&mut self.cur);
-        st.for_each_reg(|r| {
-            if r.ref_obj_id == id {
+        st.change_regs(
+            |r| r.ref_obj_id == id,
+            |r| {
                 r.ref_obj_id = 0;
                 self.borrow_node(r);
-            }
-        });
+            },
+        );
         self.cur = st;
         self.release(id);
         Ok(())

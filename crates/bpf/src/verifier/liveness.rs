@@ -106,6 +106,8 @@ impl Instance {
 pub(crate) struct Liveness {
     instances: Vec<Instance>,
     index: HashMap<([u32; FRAMES], usize), usize, Fnv>,
+    /// What was looked up last, which is often asked for again.
+    last: usize,
     current: Option<usize>,
     write_acc: [u64; FRAMES],
     write_insn: u32,
@@ -121,7 +123,11 @@ struct Query {
 
 impl Liveness {
     fn lookup(&mut self, env_subprogs: &[super::env::Subprog], chain: CallChain) -> usize {
+        if self.instances.get(self.last).is_some_and(|i| i.chain.key() == chain.key()) {
+            return self.last;
+        }
         if let Some(i) = self.index.get(&chain.key()) {
+            self.last = *i;
             return *i;
         }
         let subprog = super::env::containing(env_subprogs, chain.start());
@@ -310,7 +316,7 @@ fn update_insn(masks: &mut [Masks], succ: &super::cfg::Succ, rel: usize, base: u
     changed
 }
 
-/// FNV-1a: the same order and speed on every run, and the keys are not hostile in number.
+/// FNV-1a by words: the same order and speed on every run, and the keys are not hostile in number.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Fnv(u64);
 
@@ -326,8 +332,20 @@ impl std::hash::Hasher for Fnv {
         self.0
     }
     fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.0 = (self.0 ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+        let (words, rest) = bytes.as_chunks::<8>();
+        for w in words {
+            self.write_u64(u64::from_le_bytes(*w));
         }
+        for b in rest {
+            self.write_u64(u64::from(*b));
+        }
+    }
+    fn write_u64(&mut self, word: u64) {
+        // The upper half takes part in what the table takes its position from.
+        let mixed = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
+        self.0 = mixed ^ mixed >> 32;
+    }
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
     }
 }

@@ -1,7 +1,7 @@
 //! The verifier: whether a program is safe to run, decided as Linux 6.18 decides it.
 //!
 //! [`verify`] explores a program path by path ([`do_check`]), keeping for every register and stack slot
-//! what is known of it ([`reg`], [`state`]), and prunes paths that can show nothing new ([`prune`]).
+//! what is known of it ([`reg`], [`regs`], [`state`]), and prunes paths that can show nothing new ([`prune`]).
 //! What it accepts runs without checks: [`Verified`] is the token for that, and can be made only here.
 //! What it refuses it refuses with the kernel's errno and words.
 //!
@@ -45,6 +45,7 @@ mod record;
 mod refine;
 mod refs;
 mod reg;
+mod regs;
 pub mod rules;
 mod scalar;
 mod scc;

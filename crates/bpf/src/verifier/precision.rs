@@ -74,6 +74,8 @@ impl Backtrack {
 enum Stop {
     /// The instruction cannot be followed: everything has to be precise.
     Unsupported,
+    /// The verifier contradicts itself, in words.
+    Bug(String),
     Failed(Errno),
 }
 
@@ -110,7 +112,7 @@ impl Env<'_> {
                 }
                 *first = false;
             };
-            for (i, r) in frame.regs[..10].iter().enumerate() {
+            for (i, r) in frame.regs.iter().take(10).enumerate() {
                 if r.is_scalar() && r.precise {
                     self.bt.regs[fr] |= 1 << i;
                     note(format!("r{i}"), &mut first);
@@ -182,6 +184,7 @@ impl Env<'_> {
                     return Ok(changed);
                 }
                 Err(Stop::Failed(e)) => return Err(e),
+                Err(Stop::Bug(what)) => return self.bug(format_args!("{what}")),
             }
             let parent = match at {
                 None => start_parent,
@@ -222,36 +225,61 @@ impl Env<'_> {
         subseq: &mut i64,
         skip_first: &mut bool,
     ) -> Result<bool, Stop> {
-        let mut history = self.state_at(start, at).jmp_history.len();
+        let mut trace = String::new();
+        let st = self.state_at(start, at);
+        let out = self.walk_history(st, bt, last, subseq, skip_first, &mut trace);
+        if !trace.is_empty() {
+            self.log(format_args!("{trace}"));
+        }
+        out
+    }
+
+    fn walk_history(
+        &self,
+        st: &State,
+        bt: &mut Backtrack,
+        last: i64,
+        subseq: &mut i64,
+        skip_first: &mut bool,
+        trace: &mut String,
+    ) -> Result<bool, Stop> {
+        let first = i64::from(st.first_insn_idx);
+        let mut history = st.jmp_history.len();
         let mut i = last;
         loop {
+            let hist = history.checked_sub(1).map(|h| &st.jmp_history[h]).filter(|h| i64::from(h.idx) == i);
             if *skip_first {
                 *skip_first = false;
             } else {
-                let st = self.state_at(start, at);
-                let hist =
-                    history.checked_sub(1).map(|h| st.jmp_history[h]).filter(|h| i64::from(h.idx) == i);
-                self.backtrack_insn(i, *subseq, hist.as_ref(), bt)?;
+                if self.level2() {
+                    self.trace_step(i, bt, trace);
+                }
+                self.backtrack_insn(i, *subseq, hist, bt)?;
             }
             if bt.is_empty() {
                 return Ok(true);
             }
             *subseq = i;
-            let st = self.state_at(start, at);
-            if i == i64::from(st.first_insn_idx)
-                && (history == 0 || history == 1 && i64::from(st.jmp_history[0].idx) == i)
-            {
+            if i == first && (history == 0 || history == 1 && hist.is_some()) {
                 return Ok(false);
             }
-            if history > 0 && i64::from(st.jmp_history[history - 1].idx) == i {
-                i = i64::from(st.jmp_history[history - 1].prev_idx as i32);
-                history -= 1;
-            } else {
-                i -= 1;
-            }
+            i = match hist {
+                Some(h) => {
+                    history -= 1;
+                    i64::from(h.prev_idx as i32)
+                }
+                None => i - 1,
+            };
             if i < 0 || i >= self.insns.len() as i64 {
-                return self.bug(format_args!("backtracking idx {i}")).map_err(Stop::Failed);
+                return Err(Stop::Bug(format!("backtracking idx {i}")));
             }
+        }
+    }
+
+    fn trace_step(&self, idx: i64, bt: &Backtrack, trace: &mut String) {
+        if self.insns[idx as usize].code != 0 {
+            let (f, marks, text) = (bt.frame, bt.frame_text(bt.frame), self.disasm(idx as usize));
+            trace.push_str(&format!("mark_precise: frame{f}: {marks} before {idx}: {text}\n"));
         }
     }
 
@@ -293,11 +321,11 @@ impl Env<'_> {
                 if bt.regs[fr] & (1 << i) == 0 {
                     continue;
                 }
-                let reg = &mut func.regs[i];
+                let reg = &func.regs[i];
                 if !reg.is_scalar() || reg.precise {
                     bt.regs[fr] &= !(1 << i);
                 } else {
-                    reg.precise = true;
+                    func.regs[i].precise = true;
                     changed = true;
                 }
             }
@@ -306,13 +334,13 @@ impl Env<'_> {
                     continue;
                 }
                 let total = func.stack.len();
-                let Some(slot) = func.stack.get_mut(i) else {
+                let Some(slot) = func.stack.get(i) else {
                     return self.bug(format_args!("stack slot {i}, total slots {total}"));
                 };
                 if !slot.is_spilled_scalar() || slot.reg.precise {
                     bt.slots[fr] &= !(1 << i);
                 } else {
-                    slot.reg.precise = true;
+                    func.stack[i].reg.precise = true;
                     changed = true;
                 }
             }
@@ -340,15 +368,15 @@ impl Env<'_> {
         while let Some(id) = next {
             let Some(sl) = &mut self.states[id.0 as usize] else { return };
             for (f, frame) in sl.state.frames.iter_mut().enumerate() {
-                for (j, r) in frame.regs[..10].iter_mut().enumerate() {
-                    if r.is_scalar() && !r.precise {
-                        r.precise = true;
+                for j in 0..10 {
+                    if frame.regs[j].is_scalar() && !frame.regs[j].precise {
+                        frame.regs[j].precise = true;
                         text.push_str(&format!("force_precise: frame{f}: forcing r{j} to be precise\n"));
                     }
                 }
-                for (j, s) in frame.stack.iter_mut().enumerate() {
-                    if s.is_spilled_scalar() && !s.reg.precise {
-                        s.reg.precise = true;
+                for j in 0..frame.stack.len() {
+                    if frame.stack[j].is_spilled_scalar() && !frame.stack[j].reg.precise {
+                        frame.stack[j].reg.precise = true;
                         let off = -(j as i32 + 1) * 8;
                         text.push_str(&format!("force_precise: frame{f}: forcing fp{off} to be precise\n"));
                     }
@@ -362,7 +390,7 @@ impl Env<'_> {
     }
 
     fn backtrack_insn(
-        &mut self,
+        &self,
         idx: i64,
         subseq: i64,
         hist: Option<&Hist>,
@@ -371,10 +399,6 @@ impl Env<'_> {
         let insn = self.insns[idx as usize];
         if insn.code == 0 {
             return Ok(());
-        }
-        if self.level2() {
-            let (f, marks, text) = (bt.frame, bt.frame_text(bt.frame), self.disasm(idx as usize));
-            self.log(format_args!("mark_precise: frame{f}: {marks} before {idx}: {text}\n"));
         }
         bt.sync_linked(hist);
         let (dst, src) = (insn.dst, insn.src);
@@ -433,7 +457,7 @@ impl Env<'_> {
 
     /// `true`: registers linked at this instruction are not to be looked at again.
     fn backtrack_jmp(
-        &mut self,
+        &self,
         idx: i64,
         subseq: i64,
         hist: Option<&Hist>,
@@ -458,9 +482,7 @@ impl Env<'_> {
                 bt.clear(0);
                 if bt.regs[bt.frame] & ARGS != 0 {
                     let mask = bt.regs[bt.frame];
-                    return self
-                        .bug(format_args!("backtracking call unexpected regs {mask:x}"))
-                        .map_err(Stop::Failed);
+                    return Err(Stop::Bug(format!("backtracking call unexpected regs {mask:x}")));
                 }
             }
             BPF_EXIT => {
@@ -469,14 +491,12 @@ impl Env<'_> {
                 }
                 if bt.regs[bt.frame] & ARGS != 0 {
                     let mask = bt.regs[bt.frame];
-                    return self
-                        .bug(format_args!("backtracking exit unexpected regs {mask:x}"))
-                        .map_err(Stop::Failed);
+                    return Err(Stop::Bug(format!("backtracking exit unexpected regs {mask:x}")));
                 }
                 let r0 = subseq >= 1 && self.insns[subseq as usize - 1].is_pseudo_call() && bt.has(0);
                 bt.clear(0);
                 if bt.frame == 7 {
-                    return self.bug(format_args!("subprog enter from frame 7")).map_err(Stop::Failed);
+                    return Err(Stop::Bug("subprog enter from frame 7".to_owned()));
                 }
                 bt.frame += 1;
                 if r0 {
@@ -501,7 +521,7 @@ impl Env<'_> {
         Ok(false)
     }
 
-    fn backtrack_call(&mut self, idx: i64, bt: &mut Backtrack) -> Result<(), Stop> {
+    fn backtrack_call(&self, idx: i64, bt: &mut Backtrack) -> Result<(), Stop> {
         let insn = self.insns[idx as usize];
         let Some(sub) = self.find_subprog(idx + i64::from(insn.imm) + 1) else {
             return Err(Stop::Failed(Errno::EFAULT));
@@ -509,9 +529,7 @@ impl Env<'_> {
         if self.subprogs[sub].is_global {
             if bt.regs[bt.frame] & ARGS != 0 {
                 let mask = bt.regs[bt.frame];
-                return self
-                    .bug(format_args!("global subprog unexpected regs {mask:x}"))
-                    .map_err(Stop::Failed);
+                return Err(Stop::Bug(format!("global subprog unexpected regs {mask:x}")));
             }
             bt.clear(0);
             return Ok(());
@@ -524,20 +542,20 @@ impl Env<'_> {
         Ok(())
     }
 
-    fn bt_no_leftover(&mut self, bt: &Backtrack, what: &str) -> Result<(), Stop> {
+    fn bt_no_leftover(&self, bt: &Backtrack, what: &str) -> Result<(), Stop> {
         let (regs, slots) = (bt.regs[bt.frame], bt.slots[bt.frame]);
         if regs & !ARGS != 0 {
-            return self.bug(format_args!("{what} unexpected regs {regs:x}")).map_err(Stop::Failed);
+            return Err(Stop::Bug(format!("{what} unexpected regs {regs:x}")));
         }
         if slots != 0 {
-            return self.bug(format_args!("{what} leftover stack slots {slots:x}")).map_err(Stop::Failed);
+            return Err(Stop::Bug(format!("{what} leftover stack slots {slots:x}")));
         }
         Ok(())
     }
 
-    fn bt_exit(&mut self, bt: &mut Backtrack) -> Result<(), Stop> {
+    fn bt_exit(&self, bt: &mut Backtrack) -> Result<(), Stop> {
         if bt.frame == 0 {
-            return self.bug(format_args!("subprog exit from frame 0")).map_err(Stop::Failed);
+            return Err(Stop::Bug("subprog exit from frame 0".to_owned()));
         }
         bt.frame -= 1;
         Ok(())

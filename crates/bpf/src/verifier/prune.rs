@@ -105,6 +105,11 @@ fn scalars_safe(old: &Reg, cur: &Reg, ids: &mut IdMap, exact: Exact) -> bool {
     ids.check_scalar(old.id, cur.id) && range_within(old, cur) && old.var_off.includes(cur.var_off)
 }
 
+/// It is safe to take such a register for itself: there are no ids to be mapped.
+fn has_no_ids(r: &Reg) -> bool {
+    r.id == 0 && r.ref_obj_id == 0
+}
+
 fn reg_safe(old: &Reg, cur: &Reg, ids: &mut IdMap, exact: Exact) -> bool {
     if exact == Exact::Yes {
         return regs_exact(old, cur, ids);
@@ -172,7 +177,11 @@ fn special_slot_safe(old: &StackSlot, cur: &StackSlot, ids: &mut IdMap, exact: E
 }
 
 fn stack_safe(old: &Frame, cur: &Frame, ids: &mut IdMap, exact: Exact) -> bool {
+    let shared = old.stack.share(&cur.stack);
     for (spi, os) in old.stack.iter().enumerate() {
+        if shared && has_no_ids(&os.reg) {
+            continue;
+        }
         let cs = cur.stack.get(spi);
         if !slot_safe(os, cs, ids, exact) {
             return false;
@@ -221,12 +230,9 @@ fn refs_safe(old: &State, cur: &State, ids: &mut IdMap) -> bool {
 
 fn maybe_looping(old: &State, cur: &State) -> bool {
     old.frames.len() == cur.frames.len()
-        && old
-            .frame()
-            .regs
-            .iter()
-            .zip(&cur.frame().regs)
-            .all(|(o, c)| same_value(o, c) && o.id == c.id && o.ref_obj_id == c.ref_obj_id)
+        && old.frame().regs.iter().zip(cur.frame().regs.iter()).all(|(o, c)| {
+            std::ptr::eq(o, c) || same_value(o, c) && o.id == c.id && o.ref_obj_id == c.ref_obj_id
+        })
 }
 
 fn iter_depths_differ(old: &State, cur: &State) -> bool {
@@ -256,7 +262,10 @@ impl Env<'_> {
             }
             let live = self.aux[old.frame_insn_idx(i) as usize].live_regs_before;
             for r in 0..11 {
-                if live & (1 << r) != 0 && !reg_safe(&of.regs[r], &cf.regs[r], ids, exact) {
+                if live & (1 << r) == 0 || of.regs.share(&cf.regs, r) && has_no_ids(&of.regs[r]) {
+                    continue;
+                }
+                if !reg_safe(&of.regs[r], &cf.regs[r], ids, exact) {
                     return false;
                 }
             }
@@ -298,14 +307,10 @@ impl Env<'_> {
         for i in 0..st.frames.len() {
             let live = self.aux[st.frame_insn_idx(i) as usize].live_regs_before;
             let frame = &mut st.frames[i];
-            for (r, reg) in frame.regs[..10].iter_mut().enumerate() {
-                if live & (1 << r) == 0 {
-                    *reg = Reg::NOT_INIT;
-                }
-            }
-            for (spi, slot) in frame.stack.iter_mut().enumerate() {
+            frame.regs.keep(live);
+            for spi in 0..frame.stack.len() {
                 if !self.live_slot_alive(i, spi) {
-                    *slot = StackSlot { reg: Reg::NOT_INIT, types: [SlotType::Invalid; 8] };
+                    frame.stack[spi] = StackSlot { reg: Reg::NOT_INIT, types: [SlotType::Invalid; 8] };
                 }
             }
         }
@@ -492,11 +497,7 @@ impl Env<'_> {
         self.update_peak_states();
         self.prev_jmps_processed = self.jmps_processed;
         self.prev_insn_processed = self.insn_processed;
-        self.cur.for_each_reg(|r| {
-            if r.is_scalar() {
-                r.precise = false;
-            }
-        });
+        self.cur.change_regs(|r| r.precise && r.is_scalar(), |r| r.precise = false);
         let mut state = State::default();
         state.copy_from(&self.cur);
         state.insn_idx = insn;

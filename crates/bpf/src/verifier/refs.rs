@@ -47,11 +47,7 @@ impl Env<'_> {
         if !self.release_nomark(id) {
             return false;
         }
-        self.cur.for_each_reg(|r| {
-            if r.ref_obj_id == id {
-                *r = Reg::UNKNOWN;
-            }
-        });
+        self.cur.change_regs(|r| r.ref_obj_id == id, |r| *r = Reg::UNKNOWN);
         true
     }
 
@@ -107,11 +103,7 @@ impl Env<'_> {
     }
 
     pub(super) fn invalidate_non_owning(&mut self) {
-        self.cur.for_each_reg(|r| {
-            if r.ty.is_non_owning_ref() {
-                *r = Reg::UNKNOWN;
-            }
-        });
+        self.cur.change_regs(|r| r.ty.is_non_owning_ref(), |r| *r = Reg::UNKNOWN);
     }
 
     /// What lock a register's object counts as.
@@ -280,11 +272,8 @@ impl Env<'_> {
         for s in &mut self.cur.frames[f].stack[spi - 1..=spi] {
             s.types = [SlotType::Invalid; 8];
         }
-        self.cur.for_each_reg(|r| {
-            if r.ty.base() == RegType::MEM && r.dynptr_id() == id {
-                *r = Reg::UNKNOWN;
-            }
-        });
+        let slice = |r: &Reg| r.ty.base() == RegType::MEM && r.dynptr_id() == id;
+        self.cur.change_regs(slice, |r| *r = Reg::UNKNOWN);
         for s in &mut self.cur.frames[f].stack[spi - 1..=spi] {
             s.reg = Reg::NOT_INIT;
         }
@@ -470,11 +459,8 @@ impl Env<'_> {
 
     /// Packet pointers, and slices of packet dynptrs, no longer hold.
     pub(super) fn clear_pkt_pointers(&mut self) {
-        self.cur.for_each_reg(|r| {
-            if r.is_pkt_pointer_any() || r.is_dynptr_slice_pkt() {
-                *r = Reg::UNKNOWN;
-            }
-        });
+        let stale = |r: &Reg| r.is_pkt_pointer_any() || r.is_dynptr_slice_pkt();
+        self.cur.change_regs(stale, |r| *r = Reg::UNKNOWN);
     }
 
     /// A register argument may be read; its use as a number is all right for anything.

@@ -3,6 +3,7 @@
 //! [`State`] is the unit that is forked at branches and compared at prune points.
 
 use super::reg::Reg;
+use super::regs::{Regs, Slots};
 use super::types::RegType;
 
 /// Bytes of a stack slot.
@@ -86,9 +87,9 @@ pub(crate) struct RetRange {
 
 /// One function's activation.
 #[doc(alias = "bpf_func_state")]
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Frame {
-    pub(crate) regs: [Reg; 11],
+    pub(crate) regs: Regs,
     /// Instruction of the call, [`MAIN_FUNC`] if there is none.
     pub(crate) callsite: i32,
     pub(crate) frameno: u32,
@@ -101,13 +102,13 @@ pub(crate) struct Frame {
     /// How often the callback of this frame has been entered so far.
     pub(crate) callback_depth: u32,
     /// Slot 0 holds fp-8..fp-1.
-    pub(crate) stack: Vec<StackSlot>,
+    pub(crate) stack: Slots,
 }
 
 impl Frame {
     pub(crate) fn new(callsite: i32, frameno: u32, subprogno: u32) -> Self {
         let mut f = Self {
-            regs: [Reg::NOT_INIT; 11],
+            regs: Regs::unset(),
             callsite,
             frameno,
             subprogno,
@@ -117,23 +118,11 @@ impl Frame {
             in_async_callback: false,
             in_exception_callback: false,
             callback_depth: 0,
-            stack: Vec::new(),
+            stack: Slots::default(),
         };
         f.regs[10] = Reg::pointer(RegType::STACK, super::reg::Payload::None);
         f.regs[10].frameno = frameno;
         f
-    }
-}
-
-impl Clone for Frame {
-    fn clone(&self) -> Self {
-        Self { stack: self.stack.clone(), ..*self }
-    }
-
-    fn clone_from(&mut self, src: &Self) {
-        let mut stack = std::mem::take(&mut self.stack);
-        stack.clone_from(&src.stack);
-        *self = Self { stack, ..*src };
     }
 }
 
@@ -286,11 +275,11 @@ impl State {
             && self.frames.iter().zip(&b.frames).all(|(x, y)| x.callsite == y.callsite)
     }
 
-    /// Calls `f` for every register and every spilled register of every frame, with the frame's number.
-    pub(crate) fn for_each_reg(&mut self, mut f: impl FnMut(&mut Reg)) {
+    /// Changes every register and every spilled register of every frame that is `wanted`.
+    pub(crate) fn change_regs(&mut self, wanted: impl Fn(&Reg) -> bool, mut f: impl FnMut(&mut Reg)) {
         for frame in &mut self.frames {
-            frame.regs.iter_mut().for_each(&mut f);
-            frame.stack.iter_mut().filter(|s| s.is_spilled()).for_each(|s| f(&mut s.reg));
+            frame.regs.change(&wanted, &mut f);
+            frame.stack.change(|s| s.is_spilled() && wanted(&s.reg), |s| f(&mut s.reg));
         }
     }
 

@@ -5,6 +5,7 @@
 //! entry on.
 
 use super::super::reg::Reg;
+use super::super::regs::Regs;
 use super::super::state::State;
 
 /// Changes that are kept; of a longer path the later half is.
@@ -36,7 +37,7 @@ pub(crate) struct History {
     /// Steps that were dropped at the beginning.
     dropped: usize,
     /// Registers before the last step, and the frame that they belong to.
-    last: Option<(usize, i32, [Reg; 11])>,
+    last: Option<(usize, i32, Regs)>,
 }
 
 impl History {
@@ -52,7 +53,7 @@ impl History {
             }
         }
         self.steps.push(Step { insn, depth: depth as u32, first });
-        self.last = Some((depth, frame.callsite, frame.regs));
+        self.last = Some((depth, frame.callsite, frame.regs.clone()));
         if self.changes.len() > MAX_CHANGES {
             self.drop_half();
         }

@@ -161,6 +161,12 @@ fn of_line(line: &str) -> Option<&'static Rule> {
 
 /// Whether a text is of a form, in which `*` stands for any text, also none.
 fn matches(form: &str, text: &str) -> bool {
+    // Most forms begin or end with something else: not worth taking apart.
+    let differs = |f: Option<&u8>, t: Option<&u8>| f != Some(&b'*') && f != t;
+    let (f, t) = (form.as_bytes(), text.as_bytes());
+    if differs(f.first(), t.first()) || differs(f.last(), t.last()) {
+        return false;
+    }
     let mut parts = form.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else { return false };
