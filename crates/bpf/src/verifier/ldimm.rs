@@ -3,6 +3,7 @@
 use uapi::Errno;
 use uapi::bpf::*;
 
+use super::alu::MAX_VAR_OFF;
 use super::btfx;
 use super::env::{Env, Pseudo, Res};
 use super::reg::{BtfRef, Payload, Reg};
@@ -100,6 +101,9 @@ impl Env<'_> {
             return Ok(Pseudo::Map(map as u32));
         }
         let off = next.imm as u32;
+        if i64::from(off) >= MAX_VAR_OFF {
+            return self.fail(Errno::EINVAL, format_args!("direct value offset of {off} is not allowed\n"));
+        }
         if def.map_type == MapType::Arena {
             return Ok(Pseudo::MapValue { map: map as u32, off });
         }

@@ -123,6 +123,10 @@ impl Finder<'_> {
             Kind::Struct { size, .. } => {
                 let size = *size;
                 if let Some(kind) = FieldKind::of_struct(btfx::name(self.btf, elem)) {
+                    // A struct of that name and another size is none of the kernel's, and nothing is in it.
+                    if size != kind.size() {
+                        return;
+                    }
                     let (target, node_offset) = self.graph_target(kind, decl);
                     for i in 0..count.min(MAX_FIELDS as u32) {
                         self.push(Field {
