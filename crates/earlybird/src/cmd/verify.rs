@@ -5,9 +5,9 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use bpf::object::{LineInfo, ProgramSpec};
+use bpf::object::{LineInfo, ObjectSpec, ProgramSpec};
 use clap::{Args, ValueEnum};
-use control::Verification;
+use control::{Refusal, Verification};
 use earlybird::backends::{self, EngineSettings};
 use earlybird::explain::{Style, render};
 use earlybird::{Object, object::Home};
@@ -17,9 +17,14 @@ use super::Failure;
 
 /// Verify the programs of an object and say what the verifier thinks
 ///
-/// Every program is verified by itself, as the kernel would at loading. With `--backend both` the running
-/// kernel is asked as well, and the two verdicts are compared.
+/// Every program is verified by itself, as the kernel would at loading it as XDP, whatever its section says.
+/// With `--backend both` the running kernel is asked as well, and the two verdicts are compared. A rejection is
+/// drawn over the C source if the object was built with -g; its identifier has a page: `earlybird explain EB0403`.
 #[derive(Args)]
+#[command(
+    after_help = "Exit status: 0 all accepted, 1 some rejected or the object unusable, 2 wrong use, 3 engine \
+                        and kernel differ."
+)]
 pub(crate) struct VerifyArgs {
     /// Object file
     object: PathBuf,
@@ -96,7 +101,12 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<(), Failure> {
             let verdict = backend.verify(spec, &program.name, args.log_level.unwrap_or(0));
             verdict.map(Some).with_context(|| spec.name.clone())
         };
-        let verdicts = Verdicts { engine: ask(&mut engine)?, kernel: ask(&mut kernel)? };
+        let mut verdicts = Verdicts { engine: ask(&mut engine)?, kernel: ask(&mut kernel)? };
+        if let (None, Some(refusal)) =
+            (&verdicts.engine, verdicts.kernel.as_mut().and_then(|v| v.refusal.as_mut()))
+        {
+            tell_story(refusal, object.spec(), &program.name);
+        }
         rejected |= verdicts.shown().is_some_and(|v| v.refusal.is_some());
         differ |= verdicts.differ();
         if args.json {
@@ -113,6 +123,18 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<(), Failure> {
         (false, true) => Err(Failure::Rejected),
         (false, false) => Ok(()),
     }
+}
+
+/// The kernel tells what is wrong and where, not how it came to that. Where the engine's verifier refuses the
+/// program at the same instruction with the same words, its story is the kernel's, too.
+fn tell_story(refusal: &mut Refusal, spec: &ObjectSpec, program: &str) {
+    let engine = backends::engine(&EngineSettings::default());
+    let own = engine.ok().and_then(|mut e| e.verify(spec, program, 0).ok()?.refusal);
+    let same = |own: &Refusal| {
+        (own.errno, &own.message) == (refusal.errno, &refusal.message)
+            && refusal.insn.is_none_or(|insn| own.insn == Some(insn))
+    };
+    refusal.explanation = own.filter(same).and_then(|own| own.explanation);
 }
 
 fn source_of(program: &ProgramSpec, insn: Option<u32>) -> Option<&LineInfo> {
@@ -155,7 +177,8 @@ fn entry(program: &ProgramSpec, verdicts: &Verdicts) -> Value {
 }
 
 fn text(program: &ProgramSpec, verdicts: &Verdicts, with_log: bool) -> String {
-    let mut out = format!("{} (section {:?}): ", program.name, program.section);
+    let other = if is_xdp(&program.section) { "" } else { ", taken for XDP" };
+    let mut out = format!("{} (section {:?}{other}): ", program.name, program.section);
     let homes = [("engine", &verdicts.engine), ("kernel", &verdicts.kernel)];
     let both = homes.iter().all(|(_, v)| v.is_some());
     for (name, v) in homes.iter().filter_map(|(name, v)| Some((name, v.as_ref()?))) {
@@ -177,6 +200,17 @@ fn text(program: &ProgramSpec, verdicts: &Verdicts, with_log: bool) -> String {
     out
 }
 
+/// `1 state`, `2 states`.
+fn counted(n: u32, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// Whether a section's name is one of XDP's; a question mark says that it is not loaded by itself.
+fn is_xdp(section: &str) -> bool {
+    let name = section.trim_start_matches('?');
+    name == "xdp" || name.starts_with("xdp.") || name.starts_with("xdp/") || name.starts_with("xdp_")
+}
+
 /// Colour where somebody looks at it.
 fn style() -> Style {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -184,11 +218,11 @@ fn style() -> Style {
 }
 
 fn verdict(v: &Verification, with_message: bool) -> String {
-    let cost =
-        format!("{} instructions processed, {} states, {} us", v.processed_insns, v.total_states, v.time_us);
+    let (insns, states) = (counted(v.processed_insns, "instruction"), counted(v.total_states, "state"));
+    let cost = format!("{insns} processed, {states}, {} us", v.time_us);
     let Some(refusal) = &v.refusal else {
         let stack: u32 = v.stack_depth.iter().copied().max().unwrap_or(0);
-        return format!("accepted ({cost}, {stack} bytes of stack)");
+        return format!("accepted ({cost}, {} of stack)", counted(stack, "byte"));
     };
     let id = refusal.rule.map(|r| format!("[{}]", r.id)).unwrap_or_default();
     let message = match with_message {

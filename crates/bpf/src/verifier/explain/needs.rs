@@ -1,6 +1,7 @@
 //! What a rule would have had to know, with the numbers of the message.
 
 use super::super::rules::Rule;
+use super::words::bytes;
 
 /// The number behind `name` in a message: `off=13`.
 fn number(message: &str, name: &str) -> Option<i64> {
@@ -30,19 +31,19 @@ pub(super) fn needed(rule: &Rule, message: &str) -> Option<String> {
                 _ => "where the pointer was last moved by a variable",
             };
             format!(
-                "a comparison that proves {} bytes from {from}; {} are proven",
-                off.checked_add(size)?,
+                "a comparison that proves {} from {from}; {} are proven",
+                bytes(off.checked_add(size)?),
                 have.max(0)
             )
         }
         404 => "a smallest value that is not negative".to_owned(),
         405 => {
             let (value, off, size) = (number("value_size=")?, number("off=")?, number("size=")?);
-            format!("{size} bytes at offset {off} to lie within the value's {value} bytes")
+            format!("{} at offset {off} to lie within the value's {}", bytes(size), bytes(value))
         }
         407 => {
             let (mem, off, size) = (number("mem_size=")?, number("off=")?, number("size=")?);
-            format!("{size} bytes at offset {off} to lie within {mem} bytes")
+            format!("{} at offset {off} to lie within {}", bytes(size), bytes(mem))
         }
         506 => "a smallest value of at least 1".to_owned(),
         601 | 602 => "the reference to be given back before".to_owned(),

@@ -8,6 +8,7 @@ use super::super::helpers::helper_name;
 use super::super::reg::Reg;
 use super::super::types::RegType;
 use super::history::History;
+use super::words::bytes;
 use crate::insn::Insn;
 
 /// Steps back that a story takes at most.
@@ -129,7 +130,7 @@ impl Teller<'_, '_> {
         match self.history.value(changed, reg) {
             Some(r) if r.ty == RegType::PACKET && r.range() > 0 => {
                 let from = if r.id == 0 { "of the packet" } else { "from where the pointer was last moved" };
-                format!("on this path the comparison proves {} bytes {from}", r.range())
+                format!("on this path the comparison proves {} {from}", bytes(r.range()))
             }
             Some(r) if r.ty.base() != RegType::SCALAR && !r.ty.may_be_null() => {
                 "not null on this path".to_owned()

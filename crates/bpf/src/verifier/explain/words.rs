@@ -35,6 +35,14 @@ fn place(reg: &Reg) -> String {
     }
 }
 
+/// So many bytes, in words.
+pub(super) fn bytes(n: impl Into<i64>) -> String {
+    match n.into() {
+        1 => "1 byte".to_owned(),
+        n => format!("{n} bytes"),
+    }
+}
+
 /// Bytes from a packet pointer on that are known to lie in the packet.
 pub(super) fn checked_bytes(reg: &Reg) -> i64 {
     (i64::from(reg.range()) - i64::from(reg.off)).max(0)
@@ -50,7 +58,7 @@ impl Env<'_> {
             RegType::CTX => "the context".to_owned(),
             RegType::PACKET => match checked_bytes(reg) {
                 0 => format!("a packet pointer at offset {}, no byte checked from there on", place(reg)),
-                n => format!("a packet pointer at offset {}, {n} bytes checked from there on", place(reg)),
+                n => format!("a packet pointer at offset {}, {} checked from there on", place(reg), bytes(n)),
             },
             RegType::PACKET_META => format!("a pointer into the metadata at offset {}", place(reg)),
             RegType::PACKET_END => "the end of the packet".to_owned(),
@@ -59,7 +67,7 @@ impl Env<'_> {
                 let def = self.maps[reg.map()].def;
                 let at = place(reg);
                 let at = if at == "0" { String::new() } else { format!(" at offset {at}") };
-                format!("a pointer to a value of `{}` ({} bytes){at}", def.name, def.value_size)
+                format!("a pointer to a value of `{}` ({}){at}", def.name, bytes(def.value_size))
             }
             RegType::MAP_KEY => format!("a pointer to a key of `{}`", self.maps[reg.map()].def.name),
             RegType::STACK => match place(reg).as_str() {
@@ -67,7 +75,7 @@ impl Env<'_> {
                 at => format!("the stack address fp{}", signed(at)),
             },
             RegType::MEM => {
-                format!("a pointer to {} bytes of memory, at offset {}", reg.mem_size(), place(reg))
+                format!("a pointer to {} of memory, at offset {}", bytes(reg.mem_size()), place(reg))
             }
             RegType::BTF_ID => {
                 let (which, id) = reg.btf();
