@@ -2,6 +2,7 @@
 
 mod bench;
 mod corpus;
+mod mutants;
 mod soundness;
 mod tidy;
 
@@ -36,6 +37,8 @@ enum Task {
     Bench(Bench),
     /// Random programs: what the verifier accepts does what it claims, and the kernel accepts it too
     Soundness(soundness::Options),
+    /// Wrong verifiers: how many of them random programs find
+    Mutants(mutants::Options),
     /// Check that the committed objects of programs/ and of the verifier's tests are what their sources build to
     Programs,
 }
@@ -60,6 +63,7 @@ fn main() -> Result<()> {
         Task::Corpus(Corpus::Verifier(options)) => corpus::verifier::run(&root, &options),
         Task::Bench(Bench::Verifier(options)) => bench::verifier(&root, &options),
         Task::Soundness(options) => soundness::run(&options),
+        Task::Mutants(options) => mutants::run(&root, &options),
         Task::Programs => programs(&root),
     }
 }

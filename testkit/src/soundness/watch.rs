@@ -79,20 +79,20 @@ impl Observer for Watch<'_> {
                 && s.callsites.len() == calls.len()
                 && s.callsites.iter().zip(calls).all(|(a, b)| *a == b.insn)
         });
-        let mut seen = 0;
-        let mut why = String::new();
+        let (mut seen, mut last) = (0, None);
         for state in here {
             seen += 1;
-            let mut look = Look { run, step, frames: &self.frames[base..], compared: Compared::default() };
-            match look.state(state) {
-                Ok(()) => {
-                    self.compared.add(&look.compared);
-                    self.compared.choices += u64::from(seen > 1);
-                    return;
-                }
-                Err(e) => why = e,
+            let mut look = Look::new(run, step, &self.frames[base..], false);
+            if look.state(state).is_ok() {
+                self.compared.add(&look.compared);
+                self.compared.choices += u64::from(seen > 1);
+                return;
             }
+            last = Some(state);
         }
+        // Only now words are worth their cost: most steps pass by some states before they find theirs.
+        let mut look = Look::new(run, step, &self.frames[base..], true);
+        let why = last.and_then(|state| look.state(state).err()).unwrap_or_default();
         let at = step.insn;
         self.problem = Some(format!("insn {at}: none of {seen} states remembered admits the run: {why}"));
     }
@@ -117,6 +117,8 @@ struct Look<'a, 'r, 'q> {
     step: &'a Step<'a>,
     /// From the function that was verified on.
     frames: &'a [Frame],
+    /// Say what does not fit, not only that something does not.
+    words: bool,
     compared: Compared,
 }
 
@@ -130,18 +132,34 @@ struct Link {
     pointer: bool,
 }
 
-impl Look<'_, '_, '_> {
+impl<'a, 'r, 'q> Look<'a, 'r, 'q> {
+    fn new(run: &'a Run<'r, 'q>, step: &'a Step<'a>, frames: &'a [Frame], words: bool) -> Self {
+        Self { run, step, frames, words, compared: Compared::default() }
+    }
+
+    /// What does not fit, in words if those are wanted.
+    fn say(&self, why: impl FnOnce() -> String) -> String {
+        if self.words { why() } else { String::new() }
+    }
+
+    fn no<T>(&self, why: impl FnOnce() -> String) -> Result<T, String> {
+        Err(self.say(why))
+    }
+
     fn state(&mut self, s: &StateClaim) -> Result<(), String> {
         self.compared.steps += 1;
         let mut links = Vec::new();
         for (r, claim) in s.regs.iter().enumerate() {
             let v = self.step.regs[r];
-            self.value(claim, v, 8, &mut links).map_err(|e| format!("r{r} = {v:#x} {e}"))?;
+            if let Err(e) = self.value(claim, v, 8, &mut links) {
+                return self.no(|| format!("r{r} = {v:#x} {e}"));
+            }
         }
         for (frame, slots) in s.stacks.iter().enumerate() {
             for (i, slot) in slots.iter().enumerate() {
-                self.slot(frame, i, slot, &mut links)
-                    .map_err(|e| format!("frame {frame}, fp-{}: {e}", 8 * (i + 1)))?;
+                if let Err(e) = self.slot(frame, i, slot, &mut links) {
+                    return self.no(|| format!("frame {frame}, fp-{}: {e}", 8 * (i + 1)));
+                }
             }
         }
         for (i, a) in links.iter().enumerate() {
@@ -152,7 +170,8 @@ impl Look<'_, '_, '_> {
                 self.compared.links += 1;
                 let mask = if a.half || b.half { u64::from(u32::MAX) } else { u64::MAX };
                 if a.value.wrapping_sub(a.delta) & mask != b.value.wrapping_sub(b.delta) & mask {
-                    return Err(format!("id {}: {:#x} and {:#x} are not linked", a.id, a.value, b.value));
+                    return self
+                        .no(|| format!("id {}: {:#x} and {:#x} are not linked", a.id, a.value, b.value));
                 }
             }
         }
@@ -175,7 +194,7 @@ impl Look<'_, '_, '_> {
         let v = bytes.read_u64(0);
         for byte in (0..8).filter(|b| slot.zero & (1 << b) != 0) {
             if v >> (8 * byte) & 0xff != 0 {
-                return Err(format!("byte {byte} of {v:#x} is not zero"));
+                return self.no(|| format!("byte {byte} of {v:#x} is not zero"));
             }
         }
         let Some((claim, size)) = slot.spilled else { return Ok(()) };
@@ -189,7 +208,7 @@ impl Look<'_, '_, '_> {
                     return if same {
                         Ok(())
                     } else {
-                        Err(format!("{v:#x} is not the low part of {range:?}"))
+                        self.no(|| format!("{v:#x} is not the low part of {range:?}"))
                     };
                 }
                 _ => v & low,
@@ -197,7 +216,7 @@ impl Look<'_, '_, '_> {
         } else {
             v
         };
-        self.value(&claim, v, size, links).map_err(|e| format!("{v:#x} {e}"))
+        self.value(&claim, v, size, links).map_err(|e| self.say(|| format!("{v:#x} {e}")))
     }
 
     fn value(&mut self, claim: &Claim, v: u64, size: u8, links: &mut Vec<Link>) -> Result<(), String> {
@@ -205,7 +224,7 @@ impl Look<'_, '_, '_> {
             Claim::Any => Ok(()),
             Claim::Number { range, id, delta, delta32 } => {
                 if !range.contains(v) {
-                    return Err(format!("is not in {range:?}"));
+                    return self.no(|| format!("is not in {range:?}"));
                 }
                 if range.bits.is_const() {
                     self.compared.constants += 1;
@@ -236,33 +255,36 @@ impl Look<'_, '_, '_> {
                     Target::Packet => (bounds.data, bounds.end),
                     _ => (bounds.meta, bounds.data),
                 };
-                offset(&p.var, var(origin))?;
+                self.offset(&p.var, var(origin))?;
                 if p.id != 0 {
                     links.push(Link { id: p.id, value: v, delta: off, half: false, pointer: true });
                 }
                 // What comparisons have shown of the pointer itself: at the end or beyond, beyond.
                 if p.range < 0 && (v.wrapping_sub(bounds.end) as i64) < -1 - i64::from(p.range) {
-                    return Err(format!("is before the end, {:#x}", bounds.end));
+                    return self.no(|| format!("is before the end, {:#x}", bounds.end));
                 }
                 if p.range > 0 {
                     self.compared.packet_ranges += 1;
                     let last = v.wrapping_sub(off).wrapping_add(p.range as u64);
                     if last.wrapping_sub(end) as i64 > 0 {
-                        return Err(format!("claims {} bytes up to {last:#x}, the end is {end:#x}", p.range));
+                        return self
+                            .no(|| format!("claims {} bytes up to {last:#x}, the end is {end:#x}", p.range));
                     }
                 }
                 Ok(())
             }
-            Target::PacketEnd if v != bounds.end => Err(format!("is not the end, {:#x}", bounds.end)),
+            Target::PacketEnd if v != bounds.end => self.no(|| format!("is not the end, {:#x}", bounds.end)),
             Target::PacketEnd | Target::Opaque => Ok(()),
-            Target::Ctx => offset(&p.var, var(self.run.memory.ctx())),
+            Target::Ctx => self.offset(&p.var, var(self.run.memory.ctx())),
             Target::Stack(frame) => {
                 let fp = self.frames.get(frame as usize).ok_or("points into a frame that is not there")?.fp;
-                offset(&p.var, var(fp))
+                self.offset(&p.var, var(fp))
             }
             Target::MapValue(map) | Target::Map(map) | Target::MapKey(map) => self.map_pointer(p, map, v),
             Target::Mem(_) => match self.run.memory.describe(v) {
-                Some((RegionKind::RingbufRecord(_), at)) => offset(&p.var, (at as u64).wrapping_sub(off)),
+                Some((RegionKind::RingbufRecord(_), at)) => {
+                    self.offset(&p.var, (at as u64).wrapping_sub(off))
+                }
                 Some(_) => Ok(()),
                 None => Err("is no pointer".to_owned()),
             },
@@ -279,13 +301,17 @@ impl Look<'_, '_, '_> {
             _ => None,
         };
         if found.is_none() || found != id {
-            return Err(format!("points to {kind}, not to {:?}", p.target));
+            return self.no(|| format!("points to {kind}, not to {:?}", p.target));
         }
-        offset(&p.var, (at as u64).wrapping_sub(p.off as i64 as u64))
+        self.offset(&p.var, (at as u64).wrapping_sub(p.off as i64 as u64))
     }
-}
 
-/// The variable part of a pointer's offset.
-fn offset(claim: &ScalarClaim, var: u64) -> Result<(), String> {
-    if claim.contains(var) { Ok(()) } else { Err(format!("has variable offset {var:#x}, not in {claim:?}")) }
+    /// The variable part of a pointer's offset.
+    fn offset(&self, claim: &ScalarClaim, var: u64) -> Result<(), String> {
+        if claim.contains(var) {
+            Ok(())
+        } else {
+            self.no(|| format!("has variable offset {var:#x}, not in {claim:?}"))
+        }
+    }
 }
