@@ -8,6 +8,7 @@ use std::process::Command;
 use control::EngineKind;
 use control::scene::{Scene, SceneHome, play};
 use earlybird::backends::{self, EngineSettings};
+use earlybird::capture::Reader;
 use earlybird::{Object, object::Home};
 use machine::scene::EngineScene;
 use machine::scene::fate::{End, Fate};
@@ -27,9 +28,14 @@ fn earlybird(scene: &str, args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
+fn capture(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let reader = Reader::open(path).map_err(|e| e.to_string())?;
+    reader.map(|p| p.map(|p| p.data).map_err(|e| e.to_string())).collect()
+}
+
 /// Fates of a scene's packets, and the drops that its counters have.
 fn fates(path: &Path) -> (Vec<Fate>, BTreeMap<String, u64>) {
-    let scene = Scene::open(path).expect("a scene");
+    let scene = Scene::open(path, &capture).expect("a scene");
     let settings = backends::own_engine(&EngineSettings::default()).expect("an engine");
     let open = |path: &Path| {
         Object::open_for(path, Home::Engine).map(|o| o.spec().clone()).map_err(|e| e.to_string())

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use bpf::object::ObjectSpec;
 use control::scene::{
-    Action, Answer, AttachMode, Counters, MapValue, Scene, SceneError, SceneHome, map_number,
+    Action, Answer, AttachMode, Counters, DeviceKind, MapValue, Scene, SceneError, SceneHome, Traffic,
+    map_number,
 };
 use control::{LoadOptions, Loaded};
 use uapi::Errno;
@@ -18,16 +19,14 @@ use uapi::xdp::XdpMd;
 
 use crate::backend::KernelObject;
 use crate::sys::{
-    NetNs, PacketSocket, PinnedToCpu, Prog, Refused, RouteSocket, TestRunArgs, XdpRequest, ethtool_stats,
-    thread_cpu_time,
+    Link, NetNs, PacketSocket, PinnedToCpu, Prog, Refused, RouteSocket, TestRunArgs, XdpRequest,
+    ethtool_stats, thread_cpu_time,
 };
 use crate::testing::command;
 use crate::trace::{TraceFilter, XdpTrace};
 
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
 const LIVE_FRAMES: u32 = 2;
-/// Numbers of devices start here, so that other namespaces hardly have the same.
-const FIRST_IFINDEX: u32 = 1001;
 /// Counters stand this long before everything counts as come to rest.
 const REST: Duration = Duration::from_millis(4);
 /// And this long it may take at most.
@@ -39,6 +38,7 @@ pub struct KernelScene {
     /// Devices by name with their numbers.
     devices: BTreeMap<String, u32>,
     objects: BTreeMap<String, KernelObject>,
+    links: BTreeMap<String, Link>,
     capture: PacketSocket,
     trace: Option<XdpTrace>,
 }
@@ -53,6 +53,9 @@ impl KernelScene {
         scene: &Scene,
         open: &dyn Fn(&std::path::Path) -> Result<ObjectSpec, String>,
     ) -> Result<Self, SceneError> {
+        if let Some(why) = scene.engine_only() {
+            return Err(home(why));
+        }
         let netns = NetNs::new().map_err(|e| home(format!("network namespace: {e}")))?;
         let devices = netns.run(|| make_devices(scene)).map_err(|e| home(e.to_string()))??;
         let mut objects = BTreeMap::new();
@@ -71,7 +74,7 @@ impl KernelScene {
         };
         let trace = XdpTrace::new(&filter).map_err(|e| home(format!("tracepoints: {e}")))?;
         let capture = netns.run(PacketSocket::new).and_then(|s| s).map_err(|e| home(e.to_string()))?;
-        Ok(Self { netns, devices, objects, capture, trace: Some(trace) })
+        Ok(Self { netns, devices, objects, links: BTreeMap::new(), capture, trace: Some(trace) })
     }
 
     fn ifindex(&self, device: &str) -> Result<u32, SceneError> {
@@ -116,14 +119,37 @@ impl KernelScene {
         }))
     }
 
-    fn send(&self, device: &str, packet: &[u8], count: u32) -> Result<Answer, SceneError> {
+    fn link(
+        &mut self,
+        device: &str,
+        program: &(String, String),
+        mode: Option<AttachMode>,
+        expected: Option<&(String, String)>,
+    ) -> Result<Answer, SceneError> {
+        let ifindex = self.ifindex(device)?;
+        let prog = self.prog(program)?.as_fd();
+        if let Some(link) = self.links.get(device) {
+            let expected = expected.map(|p| self.prog(p).map(|p| p.as_fd())).transpose()?;
+            return Ok(link.update(prog, expected).map_err(name));
+        }
+        let link = self.in_netns(|| Link::create(prog, ifindex, mode_flag(mode)).map_err(Refused::from))?;
+        Ok(match link {
+            Ok(link) => {
+                self.links.insert(device.to_owned(), link);
+                Ok(())
+            }
+            Err(e) => Err(name(e.errno)),
+        })
+    }
+
+    fn send(&self, device: &str, traffic: &Traffic, cpu: u32) -> Result<Answer, SceneError> {
         let ifindex = self.ifindex(device)?;
         let mut answer = Ok(());
         self.in_netns(|| {
-            let _pin = PinnedToCpu::new(0)?;
+            let _pin = PinnedToCpu::new(cpu)?;
             let socket = PacketSocket::new()?;
-            for _ in 0..count {
-                if let Err(errno) = socket.send(ifindex, packet) {
+            for i in 0..traffic.count.unwrap_or(1) {
+                if let Err(errno) = socket.send(ifindex, &traffic.packet(i)) {
                     answer = Err(name(errno));
                 }
             }
@@ -212,6 +238,10 @@ impl KernelScene {
         Ok(result.map_err(|e| name(e.errno)))
     }
 
+    fn ip(&self, args: &[&str]) -> Result<Result<String, String>, SceneError> {
+        self.in_netns(|| command("ip", args))
+    }
+
     /// Runs something in the namespace.
     fn in_netns<R: Send>(&self, f: impl FnOnce() -> R + Send) -> Result<R, SceneError> {
         self.netns.run(f).map_err(|e| home(format!("network namespace: {e}")))
@@ -245,11 +275,13 @@ impl KernelScene {
     /// Waits until no counter moves any more.
     fn rest(&self) -> Result<(), SceneError> {
         let started = Instant::now();
-        let mut last = self.read_counters()?;
+        let (mut last, mut same) = (self.read_counters()?, 0);
         while started.elapsed() < REST_MAX {
             std::thread::sleep(REST);
             let now = self.read_counters()?;
-            if now == last {
+            same = if now == last { same + 1 } else { 0 };
+            // A busy machine lets a thread wait for one look, hardly for two.
+            if same == 2 {
                 return Ok(());
             }
             last = now;
@@ -288,29 +320,34 @@ impl SceneHome for KernelScene {
     }
 
     fn act(&mut self, action: &Action) -> Result<Answer, SceneError> {
-        let ip = |args: &[&str]| self.in_netns(|| command("ip", args));
         let answer = match action {
             Action::Attach { device, program, mode, flags, expected } => {
-                let mode = match mode {
-                    None => 0,
-                    Some(AttachMode::Skb) => 2,
-                    Some(AttachMode::Drv) => 4,
-                    Some(AttachMode::Hw) => 8,
-                };
-                self.attach(device, program.as_ref(), flags | mode, expected.as_ref())?
+                self.attach(device, program.as_ref(), flags | mode_flag(*mode), expected.as_ref())?
             }
-            Action::Send { device, packet, count } => self.send(device, packet, *count)?,
-            Action::Live { program, device, packet, count } => {
-                self.live(program, device, packet, *count, 0)?.1
+            Action::Link { device, program, mode, expected } => {
+                self.link(device, program, *mode, expected.as_ref())?
+            }
+            Action::Unlink(device) => match self.links.remove(device) {
+                Some(link) => {
+                    drop(link);
+                    Ok(())
+                }
+                None => return Err(home(format!("{device} has no link of this scene"))),
+            },
+            Action::Send { device, traffic, cpu } => self.send(device, traffic, *cpu)?,
+            Action::Live { program, device, packet, count, cpu } => {
+                self.live(program, device, packet, *count, *cpu)?.1
             }
             Action::Set { map, key, value } => self.set(map, *key, value)?,
             Action::Delete { map, key } => {
                 let (object, at) = self.map(map)?;
                 object.map_delete(at, &key.to_le_bytes()).map_err(name)
             }
-            Action::Mtu(device, mtu) => of_ip(ip(&["link", "set", "dev", device, "mtu", &mtu.to_string()])?),
+            Action::Mtu(device, mtu) => {
+                of_ip(self.ip(&["link", "set", "dev", device, "mtu", &mtu.to_string()])?)
+            }
             Action::Up(device, up) => {
-                of_ip(ip(&["link", "set", "dev", device, if *up { "up" } else { "down" }])?)
+                of_ip(self.ip(&["link", "set", "dev", device, if *up { "up" } else { "down" }])?)
             }
             Action::Gro(device, on) => {
                 let on = if *on { "on" } else { "off" };
@@ -367,24 +404,23 @@ fn make_devices(scene: &Scene) -> Result<BTreeMap<String, u32>, SceneError> {
     for set in ["all", "default"] {
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{set}/disable_ipv6"), "1");
     }
-    let mut devices = BTreeMap::new();
-    let mut next = FIRST_IFINDEX;
+    let devices = scene.ifindexes();
     for device in &scene.devices {
         let queues = device.queues.to_string();
         if let [a, b] = device.names.as_slice() {
-            let (i, j) = (next.to_string(), (next + 1).to_string());
+            let (i, j) = (devices[a].to_string(), devices[b].to_string());
             let (rx, tx) = (["numrxqueues", &queues], ["numtxqueues", &queues]);
             let mut args = vec!["link", "add", "name", a, "index", &i];
             args.extend(rx.iter().chain(&tx));
             args.extend(["type", "veth", "peer", "name", b, "index", &j]);
             args.extend(rx.iter().chain(&tx));
             ip(&args)?;
-            devices.extend([(a.clone(), next), (b.clone(), next + 1)]);
-            next += 2;
-        } else {
-            devices.insert("lo".to_owned(), 1);
         }
-        for name in &device.names {
+        for (name, mac) in device.names.iter().zip(&device.macs) {
+            if device.kind == DeviceKind::Veth {
+                let mac: Vec<_> = mac.iter().map(|b| format!("{b:02x}")).collect();
+                ip(&["link", "set", "dev", name, "address", &mac.join(":")])?;
+            }
             if let Some(mtu) = device.mtu {
                 ip(&["link", "set", "dev", name, "mtu", &mtu.to_string()])?;
             }
@@ -393,7 +429,47 @@ fn make_devices(scene: &Scene) -> Result<BTreeMap<String, u32>, SceneError> {
             }
         }
     }
+    if scene.has_network() {
+        make_network(scene, &ip)?;
+    }
     Ok(devices)
+}
+
+/// Addresses, routes and neighbours, in a namespace that forwards.
+fn make_network(scene: &Scene, ip: &dyn Fn(&[&str]) -> Result<(), SceneError>) -> Result<(), SceneError> {
+    let forward = "/proc/sys/net/ipv4/ip_forward";
+    std::fs::write(forward, "1").map_err(|e| home(format!("{forward}: {e}")))?;
+    for (name, addresses) in scene.devices.iter().flat_map(|d| &d.addresses) {
+        for address in addresses {
+            ip(&["address", "add", &format!("{}/{}", address.ip, address.len), "dev", name])?;
+        }
+    }
+    for route in &scene.routes {
+        let to = route.to.map_or_else(|| "default".to_owned(), |to| format!("{}/{}", to.ip, to.len));
+        let via = route.via.map(|via| via.to_string());
+        let mut args = vec!["route", "add"];
+        args.extend(route.refuses.map(control::scene::Refuses::name));
+        args.push(&to);
+        args.extend(via.iter().flat_map(|via| ["via", via.as_str()]));
+        args.extend(route.device.iter().flat_map(|device| ["dev", device.as_str()]));
+        ip(&args)?;
+    }
+    for n in &scene.neighbours {
+        let mac: Vec<_> = n.mac.iter().map(|b| format!("{b:02x}")).collect();
+        let (address, mac) = (n.ip.to_string(), mac.join(":"));
+        ip(&["neighbour", "replace", &address, "lladdr", &mac, "dev", &n.device, "nud", "permanent"])?;
+    }
+    Ok(())
+}
+
+/// `XDP_FLAGS_*` of a mode.
+fn mode_flag(mode: Option<AttachMode>) -> u32 {
+    match mode {
+        None => 0,
+        Some(AttachMode::Skb) => 2,
+        Some(AttachMode::Drv) => 4,
+        Some(AttachMode::Hw) => 8,
+    }
 }
 
 fn pair(first: u32, second: i32) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! [`EngineScene`]: a scene on the engine, in one thread and virtual time.
 
 pub mod fate;
+pub mod up;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,16 +10,22 @@ use std::sync::Arc;
 use bpf::object::{LineInfo, ObjectSpec};
 use bpf::vm::Program;
 use control::scene::{
-    Action, Answer, AttachMode, Counters, MapValue, Scene, SceneError, SceneHome, Step, map_number,
+    Action, Answer, AttachMode, Counters, DeviceKind, MapValue, Refuses, Scene, SceneError, SceneHome, Step,
+    Traffic, map_number,
 };
 use control::{EngineKind, LoadOptions, Loaded};
 use uapi::Errno;
 use uapi::xdp::ETH_HLEN;
 use xdp::drivers::loopback::Loopback;
 use xdp::drivers::veth::Veth;
-use xdp::{AttachFlags, DeviceConfig, LiveRun, NetDevice, ProgramHandle, SetupError, Tracepoint, XdpRequest};
+use xdp::drivers::virtio_net::{Header, HostSide, VirtioConfig, VirtioNet};
+use xdp::{
+    AttachFlags, DeviceConfig, LiveRun, NetDevice, ProgramHandle, SetupError, Tracepoint, XdpLink, XdpRequest,
+};
 
-use crate::net::{Device, Mac, NetConfig};
+use crate::net::{
+    Destination, Device, Mac, Neighbour, NeighbourState, NetConfig, Prefix, Route, RouteKind, TableId,
+};
 use crate::softirq::{LoopConfig, SoftirqLoop};
 use crate::{EngineBackend, EngineObject, NetTables, SeededHost};
 use fate::{Follower, Names, Recorder};
@@ -27,8 +34,6 @@ use fate::{Follower, Names, Recorder};
 const EVENTS_MAX: usize = 1 << 16;
 /// Turns after which a step counts as going on for ever.
 const TURNS_MAX: u64 = 1 << 20;
-/// Number of the first veth; those of the kernel's home are the same.
-const FIRST_IFINDEX: u32 = 1001;
 
 /// A scene's devices and objects in the engine.
 pub struct EngineScene {
@@ -38,6 +43,11 @@ pub struct EngineScene {
     /// Loaded programs by number, to attach and to name.
     handles: BTreeMap<u32, (String, ProgramHandle)>,
     veths: BTreeMap<String, Arc<Veth>>,
+    /// Device's ends of virtio devices by the names of their wires.
+    wires: BTreeMap<String, Arc<HostSide>>,
+    /// Names of virtio devices by those of their wires.
+    wire_of: BTreeMap<String, String>,
+    links: BTreeMap<String, XdpLink>,
     /// Where each instruction of a program comes from, by the program's number.
     lines: BTreeMap<u32, Vec<LineInfo>>,
     follower: Option<Arc<Follower>>,
@@ -59,7 +69,7 @@ impl EngineScene {
         open: &dyn Fn(&Path) -> Result<ObjectSpec, String>,
     ) -> Result<Self, SceneError> {
         let seed = settings.seed;
-        let (devices, config) = numbers(scene);
+        let (devices, config) = (scene.ifindexes(), network(scene));
         let net = Arc::new(NetTables::new(&config).map_err(|e| home(e.to_string()))?);
         let mut backend = settings.clone();
         backend.net = net.clone();
@@ -73,6 +83,9 @@ impl EngineScene {
             devices,
             handles: BTreeMap::new(),
             veths: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            wire_of: BTreeMap::new(),
+            links: BTreeMap::new(),
             lines: BTreeMap::new(),
             follower: None,
             line: 0,
@@ -102,19 +115,20 @@ impl EngineScene {
 
     fn make_devices(&mut self, scene: &Scene) -> Result<(), SceneError> {
         for device in &scene.devices {
-            let made: Vec<Arc<dyn NetDevice>> = match device.names.as_slice() {
-                [a, b] => {
-                    let end = |name: &str| {
-                        let ifindex = self.devices[name];
-                        let mac = [2, 0, 0, 0, (ifindex >> 8) as u8, ifindex as u8];
-                        let (rx_queues, tx_queues) = (device.queues, device.queues);
-                        (ifindex, DeviceConfig { mac, rx_queues, tx_queues, ..DeviceConfig::new(name) })
-                    };
-                    let (x, y) = Veth::pair(end(a), end(b));
-                    self.veths.extend([(a.clone(), x.clone()), (b.clone(), y.clone())]);
+            let config = |at: usize| {
+                let (mac, rx_queues, tx_queues) = (device.macs[at], device.queues, device.queues);
+                DeviceConfig { mac, rx_queues, tx_queues, ..DeviceConfig::new(&device.names[at]) }
+            };
+            let made: Vec<Arc<dyn NetDevice>> = match device.kind {
+                DeviceKind::Veth => {
+                    let end = |at: usize| (self.devices[&device.names[at]], config(at));
+                    let (x, y) = Veth::pair(end(0), end(1));
+                    self.veths
+                        .extend([(device.names[0].clone(), x.clone()), (device.names[1].clone(), y.clone())]);
                     vec![x, y]
                 }
-                _ => vec![Loopback::new(1, 0)],
+                DeviceKind::Virtio => vec![self.virtio(device, config(0), scene.cpus)?],
+                DeviceKind::Loopback => vec![Loopback::new(1, 0)],
             };
             for d in made {
                 if let Some(mtu) = device.mtu {
@@ -127,6 +141,27 @@ impl EngineScene {
             }
         }
         Ok(())
+    }
+
+    /// A virtio device with its wire. Its queues are those that it has at most; programs take theirs from them.
+    fn virtio(
+        &mut self,
+        device: &control::scene::Device,
+        core: DeviceConfig,
+        cpus: u32,
+    ) -> Result<Arc<dyn NetDevice>, SceneError> {
+        let name = &device.names[0];
+        let config = VirtioConfig {
+            device: core,
+            max_queue_pairs: device.queues as u16,
+            cpus,
+            ..VirtioConfig::new(name)
+        };
+        let made = VirtioNet::new(self.devices[name], config);
+        let (virtio, side) = made.map_err(|e| home(format!("memory of {name}: {e}")))?;
+        self.wires.insert(device.names[1].clone(), HostSide::new(&virtio, &side));
+        self.wire_of.insert(device.names[1].clone(), name.clone());
+        Ok(virtio)
     }
 
     /// The state of all devices and CPUs, for whoever wants to look beyond a scene.
@@ -178,7 +213,7 @@ impl EngineScene {
     ) -> Result<(), SceneError> {
         let program = self.program(program)?.clone();
         let ingress = (self.ifindex(device)?, 0);
-        self.live(&LiveRun { program: &program, data: packet, ingress, repeat: count, batch: 0 })?
+        self.live(&LiveRun { program: &program, data: packet, ingress, repeat: count, batch: 0 }, 0)?
             .map_err(home)
     }
 
@@ -232,12 +267,31 @@ impl EngineScene {
         Ok(object.map_update(at, &key.to_le_bytes(), &bytes, 0).map_err(name))
     }
 
-    fn send(&mut self, device: &str, packet: &[u8], count: u32) -> Result<Answer, SceneError> {
-        let ifindex = self.ifindex(device)?;
+    fn send(&mut self, device: &str, traffic: &Traffic, cpu: u32) -> Result<Answer, SceneError> {
+        let wire = self.wires.get(device).cloned();
+        let ifindex = self.ifindex(if wire.is_some() { &self.wire_of[device] } else { device })?;
         let mut answer = Ok(());
-        for _ in 0..count {
-            if let Err(errno) = self.machine.on_cpu(0, |cx| cx.packet_send(ifindex, packet)) {
-                answer = Err(name(errno));
+        let started = self.machine.host.time_ns();
+        for i in 0..traffic.count.unwrap_or(1) {
+            if let Some(rate) = traffic.rate {
+                // Time that the packets before took is not given back.
+                let due = started + (u128::from(i) * 1_000_000_000 / u128::from(rate)) as u64;
+                self.machine.host.set_time_ns(due.max(self.machine.host.time_ns()));
+            }
+            let packet = traffic.packet(i);
+            match &wire {
+                Some(wire) => {
+                    // A packet that finds no buffer is counted as dropped; a wire hears of nothing.
+                    self.follower.iter().for_each(|f| f.wire_sends(device, ifindex, &packet));
+                    let taken =
+                        self.machine.on_cpu(cpu, |cx| wire.deliver(cx, cpu, Header::default(), &packet));
+                    self.follower.iter().filter(|_| !taken).for_each(|f| f.wire_lost(ifindex));
+                }
+                None => {
+                    if let Err(errno) = self.machine.on_cpu(cpu, |cx| cx.packet_send(ifindex, &packet)) {
+                        answer = Err(name(errno));
+                    }
+                }
             }
             // A sender's softirqs run before its system call returns.
             self.settle()?;
@@ -245,7 +299,7 @@ impl EngineScene {
         Ok(answer)
     }
 
-    fn live(&mut self, run: &LiveRun<'_>) -> Result<Answer, SceneError> {
+    fn live(&mut self, run: &LiveRun<'_>, cpu: u32) -> Result<Answer, SceneError> {
         let mut left = run.repeat;
         while left > 0 {
             // Softirqs run between batches.
@@ -255,7 +309,7 @@ impl EngineScene {
             if let Some(f) = follower {
                 f.step(self.line, Some((run.program.id(), run.ingress.0)));
             }
-            let result = self.machine.on_cpu(0, |cx| {
+            let result = self.machine.on_cpu(cpu, |cx| {
                 let result = cx.test_run_live(&batch);
                 follower.iter().for_each(|f| f.live_ends());
                 cx.net_rx_action();
@@ -268,6 +322,23 @@ impl EngineScene {
             left -= n;
         }
         Ok(Ok(()))
+    }
+
+    fn link(
+        &mut self,
+        device: &str,
+        program: &(String, String),
+        mode: Option<AttachMode>,
+        expected: Option<&(String, String)>,
+    ) -> Result<Answer, SceneError> {
+        let handle = self.handle(program)?;
+        let expected = expected.map(|p| self.handle(p)).transpose()?;
+        if let Some(link) = self.links.get(device) {
+            return Ok(link.update(&handle, expected.as_ref()).map_err(|e| name(e.errno)));
+        }
+        // The text of a refusal is in a tracepoint, not in the answer.
+        let link = self.machine.devices.link_create(handle, self.ifindex(device)?, mode_flag(mode));
+        Ok(link.map(|link| drop(self.links.insert(device.to_owned(), link))).map_err(|e| name(e.errno)))
     }
 
     fn settle(&mut self) -> Result<(), SceneError> {
@@ -308,24 +379,29 @@ impl SceneHome for EngineScene {
     fn act(&mut self, action: &Action) -> Result<Answer, SceneError> {
         let answer = match action {
             Action::Attach { device, program, mode, flags, expected } => {
-                let mode = match mode {
-                    None => 0,
-                    Some(AttachMode::Skb) => AttachFlags::SKB_MODE,
-                    Some(AttachMode::Drv) => AttachFlags::DRV_MODE,
-                    Some(AttachMode::Hw) => AttachFlags::HW_MODE,
-                };
                 let request = XdpRequest {
                     fd: Some(program.as_ref().map(|p| self.handle(p)).transpose()?),
-                    flags: Some(flags | mode),
+                    flags: Some(flags | mode_flag(*mode)),
                     expected: expected.as_ref().map(|p| self.handle(p)).transpose()?.map(Some),
                 };
                 self.machine.devices.set_xdp(self.ifindex(device)?, &request).map_err(refusal)
             }
-            Action::Send { device, packet, count } => self.send(device, packet, *count)?,
-            Action::Live { program, device, packet, count } => {
+            Action::Link { device, program, mode, expected } => {
+                self.link(device, program, *mode, expected.as_ref())?
+            }
+            Action::Unlink(device) => match self.links.remove(device) {
+                Some(link) => {
+                    drop(link);
+                    Ok(())
+                }
+                None => return Err(home(format!("{device} has no link of this scene"))),
+            },
+            Action::Send { device, traffic, cpu } => self.send(device, traffic, *cpu)?,
+            Action::Live { program, device, packet, count, cpu } => {
                 let program = self.program(program)?.clone();
                 let ingress = (self.ifindex(device)?, 0);
-                self.live(&LiveRun { program: &program, data: packet, ingress, repeat: *count, batch: 0 })?
+                let run = LiveRun { program: &program, data: packet, ingress, repeat: *count, batch: 0 };
+                self.live(&run, *cpu)?
             }
             Action::Set { map, key, value } => self.set(map, *key, value)?,
             Action::Delete { map, key } => {
@@ -366,6 +442,9 @@ impl SceneHome for EngineScene {
             follower.iter().for_each(|f| f.received(skb.packet.identity(), skb.dev));
             all.extend(name(skb.dev).map(|d| (d, skb.frame_bytes())));
         });
+        for (name, wire) in &self.wires {
+            all.extend(wire.take_sent().into_iter().map(|bytes| (name.clone(), bytes)));
+        }
         Ok(all)
     }
 
@@ -382,31 +461,68 @@ impl SceneHome for EngineScene {
     }
 }
 
-/// The numbers of a scene's devices, and the devices as maps and helpers see them.
-fn numbers(scene: &Scene) -> (BTreeMap<String, u32>, NetConfig) {
-    let mut all = BTreeMap::new();
-    let mut next = FIRST_IFINDEX;
-    for name in scene.devices.iter().flat_map(|d| &d.names) {
-        let ifindex = if name == "lo" { 1 } else { next };
-        next += u32::from(name != "lo");
-        all.insert(name.clone(), ifindex);
+/// A scene's network as maps and helpers see it.
+fn network(scene: &Scene) -> NetConfig {
+    let ifindexes = scene.ifindexes();
+    let prefix = |a: &control::scene::Address| Prefix { ip: a.ip, len: a.len };
+    let mut config = NetConfig::default();
+    for device in &scene.devices {
+        for (name, mac) in device.names.iter().zip(&device.macs) {
+            let Some(ifindex) = ifindexes.get(name) else { continue };
+            config.devices.push(Device {
+                ifindex: *ifindex,
+                name: name.clone(),
+                mac: Mac(*mac),
+                mtu: device.mtu.unwrap_or(xdp::ETH_DATA_LEN),
+                hard_header_len: ETH_HLEN as u32,
+                up: device.up,
+                forwarding: true,
+                forwarding6: true,
+                rx_queues: device.queues,
+                addresses: device.addresses.get(name).into_iter().flatten().map(prefix).collect(),
+                vrf: None,
+                vrf_table: None,
+            });
+        }
     }
-    let device = |(name, ifindex): (&String, &u32)| Device {
-        ifindex: *ifindex,
-        name: name.clone(),
-        mac: Mac::default(),
-        mtu: xdp::ETH_DATA_LEN,
-        hard_header_len: ETH_HLEN as u32,
-        up: true,
-        forwarding: true,
-        forwarding6: true,
-        rx_queues: 1,
-        addresses: Vec::new(),
-        vrf: None,
-        vrf_table: None,
+    for route in &scene.routes {
+        config.routes.push(Route {
+            dst: route.to.as_ref().map_or(Destination::Default, |to| Destination::Prefix(prefix(to))),
+            table: TableId::default(),
+            kind: route.refuses.map_or(RouteKind::Unicast, |refuses| match refuses {
+                Refuses::Blackhole => RouteKind::Blackhole,
+                Refuses::Unreachable => RouteKind::Unreachable,
+                Refuses::Prohibit => RouteKind::Prohibit,
+            }),
+            tos: 0,
+            metric: None,
+            via: route.via,
+            dev: route.device.clone(),
+            encap: false,
+            nexthops: Vec::new(),
+            mtu: None,
+            mtu_lock: false,
+            prefsrc: None,
+        });
+    }
+    let neighbour = |n: &control::scene::Neighbour| Neighbour {
+        ip: n.ip,
+        dev: n.device.clone(),
+        mac: Some(Mac(n.mac)),
+        state: NeighbourState::Permanent,
     };
-    let config = NetConfig { devices: all.iter().map(device).collect(), ..NetConfig::default() };
-    (all, config)
+    config.neighbours = scene.neighbours.iter().map(neighbour).collect();
+    config
+}
+
+/// `XDP_FLAGS_*` of a mode.
+fn mode_flag(mode: Option<AttachMode>) -> u32 {
+    match mode {
+        None => 0,
+        Some(AttachMode::Skb) => AttachFlags::SKB_MODE,
+        Some(AttachMode::Drv) => AttachFlags::DRV_MODE,
+        Some(AttachMode::Hw) => AttachFlags::HW_MODE,
+    }
 }
 
 fn pair(first: u32, second: u32) -> Vec<u8> {

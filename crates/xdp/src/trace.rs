@@ -185,6 +185,13 @@ pub enum Note {
         /// Copy.
         to: usize,
     },
+    /// A device sends it out of the host.
+    Left {
+        /// Packet.
+        packet: usize,
+        /// Device.
+        ifindex: u32,
+    },
     /// It ends here.
     Ended {
         /// Packet.

@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::net::{
+    Address, COUNT_MAX, FIRST_IFINDEX, FileNeighbour, FileRoute, FileTraffic, Generator, Neighbour,
+    ReadCapture, Route, Traffic, addresses,
+};
 use super::packet;
 
 /// Devices of a scene at most.
 const DEVICES_MAX: usize = 64;
-/// Packets that a step may send.
-const COUNT_MAX: u32 = 1 << 20;
+/// Routes and neighbours of a scene at most.
+const ENTRIES_MAX: usize = 4096;
 
 /// A scene that was read and makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +28,46 @@ pub struct Scene {
     pub facts: Vec<String>,
     /// CPUs of the engine, 1 or 2; the kernel has its own.
     pub cpus: u32,
+    /// Number of the first device but the loopback; those of the others follow.
+    pub first_ifindex: u32,
     /// Object files by the name that steps know them by.
     pub objects: BTreeMap<String, PathBuf>,
     /// Devices.
     pub devices: Vec<Device>,
+    /// Routes, beside those that the devices' addresses make.
+    pub routes: Vec<Route>,
+    /// Neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// What makes packets while the scene is up.
+    pub generators: Vec<Generator>,
     /// The script.
     pub steps: Vec<Step>,
+}
+
+/// What kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A pair of veths.
+    Veth,
+    /// `lo`.
+    Loopback,
+    /// A virtio_net device and its wire: what the wire sends the device receives, and what the device sends
+    /// reaches the wire.
+    Virtio,
 }
 
 /// A device, or a pair of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Its name; for a veth those of both ends; for the loopback device `lo`.
+    /// Kind.
+    pub kind: DeviceKind,
+    /// Its name; for a veth those of both ends; for a virtio_net device its own and that of its wire; for the
+    /// loopback device `lo`.
     pub names: Vec<String>,
+    /// Hardware addresses of the names.
+    pub macs: Vec<[u8; 6]>,
+    /// Addresses, by name.
+    pub addresses: BTreeMap<String, Vec<Address>>,
     /// Largest packet without link header, bytes.
     pub mtu: Option<u32>,
     /// Queues each way.
@@ -80,14 +111,14 @@ pub enum Action {
         /// The program that must be there now (`XDP_FLAGS_REPLACE`).
         expected: Option<(String, String)>,
     },
-    /// Sends a packet by a device as a packet socket does, so often.
+    /// Sends packets by a device as a packet socket does, or by the wire of a virtio_net device.
     Send {
         /// Device.
         device: String,
-        /// Packet.
-        packet: Vec<u8>,
-        /// Times.
-        count: u32,
+        /// Packets; their count is given.
+        traffic: Traffic,
+        /// CPU of the sender.
+        cpu: u32,
     },
     /// Runs a program over live frames.
     Live {
@@ -99,7 +130,22 @@ pub enum Action {
         packet: Vec<u8>,
         /// Times.
         count: u32,
+        /// CPU that they come in on.
+        cpu: u32,
     },
+    /// Attaches a program by a link, which the scene keeps; replaces its program if there is one.
+    Link {
+        /// Device.
+        device: String,
+        /// Object and program.
+        program: (String, String),
+        /// Mode; `None` leaves it to the kernel.
+        mode: Option<AttachMode>,
+        /// The program that must be there now.
+        expected: Option<(String, String)>,
+    },
+    /// Closes the link of a device.
+    Unlink(String),
     /// Sets an entry of a map.
     Set {
         /// Object and map.
@@ -180,10 +226,17 @@ struct File {
     facts: Vec<String>,
     #[serde(default = "one")]
     cpus: Spanned<u32>,
+    first_ifindex: Option<Spanned<u32>>,
     #[serde(default)]
     objects: BTreeMap<String, Spanned<PathBuf>>,
     #[serde(default)]
     device: Vec<Spanned<FileDevice>>,
+    #[serde(default)]
+    route: Vec<Spanned<FileRoute>>,
+    #[serde(default)]
+    neighbour: Vec<Spanned<FileNeighbour>>,
+    #[serde(default)]
+    generator: Vec<Spanned<FileTraffic>>,
     #[serde(default)]
     step: Vec<Spanned<FileStep>>,
 }
@@ -196,8 +249,12 @@ fn one() -> Spanned<u32> {
 #[serde(deny_unknown_fields)]
 struct FileDevice {
     veth: Option<[String; 2]>,
+    virtio: Option<[String; 2]>,
     #[serde(default)]
     loopback: bool,
+    mac: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    addresses: BTreeMap<String, Vec<String>>,
     mtu: Option<u32>,
     queues: Option<u32>,
     up: Option<bool>,
@@ -208,8 +265,10 @@ struct FileDevice {
 struct FileStep {
     attach: Option<FileAttach>,
     detach: Option<FileAttach>,
-    send: Option<FileSend>,
-    live: Option<FileSend>,
+    link: Option<FileAttach>,
+    unlink: Option<String>,
+    send: Option<FileTraffic>,
+    live: Option<FileTraffic>,
     set: Option<FileSet>,
     delete: Option<FileSet>,
     mtu: Option<BTreeMap<String, u32>>,
@@ -238,15 +297,6 @@ struct FileAttach {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FileSend {
-    device: String,
-    program: Option<String>,
-    packet: String,
-    count: Option<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct FileSet {
     map: String,
     key: u32,
@@ -257,14 +307,14 @@ struct FileSet {
 }
 
 impl Scene {
-    /// Reads a scene. Object files are relative to it; they are not opened.
+    /// Reads a scene. Object files are relative to it; they are not opened. `captures` reads those that it sends.
     ///
     /// # Errors
     ///
     /// That it cannot be read, or what is wrong with it, in which line.
-    pub fn open(path: &Path) -> Result<Self, SceneError> {
+    pub fn open(path: &Path, captures: ReadCapture<'_>) -> Result<Self, SceneError> {
         let io = |source| SceneError::Io { path: path.to_owned(), source };
-        Self::parse(path, &std::fs::read_to_string(path).map_err(io)?)
+        Self::parse_with(path, &std::fs::read_to_string(path).map_err(io)?, captures)
     }
 
     /// Makes a scene of the text of a file.
@@ -273,15 +323,28 @@ impl Scene {
     ///
     /// What is wrong with it, in which line.
     pub fn parse(path: &Path, text: &str) -> Result<Self, SceneError> {
-        let error = |at: usize, message: String| SceneError::Line {
-            path: path.to_owned(),
-            line: 1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count(),
-            message,
-        };
+        Self::parse_with(path, text, &|path| Err(format!("{}: captures are not read here", path.display())))
+    }
+
+    /// As [`Scene::parse`], with captures.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in which line.
+    pub fn parse_with(path: &Path, text: &str, captures: ReadCapture<'_>) -> Result<Self, SceneError> {
+        let line =
+            |at: usize| 1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count();
+        let error =
+            |at: usize, message: String| SceneError::Line { path: path.to_owned(), line: line(at), message };
         let file: File = toml::from_str(text)
             .map_err(|e| error(e.span().map_or(0, |span| span.start), e.message().replace('\n', " ")))?;
         if !(1..=2).contains(file.cpus.as_ref()) {
             return Err(error(file.cpus.span().start, "cpus must be 1 or 2".to_owned()));
+        }
+        let first_ifindex = file.first_ifindex.as_ref().map_or(FIRST_IFINDEX, |n| *n.as_ref());
+        if !(2..=FIRST_IFINDEX).contains(&first_ifindex) {
+            let at = file.first_ifindex.map_or(0, |n| n.span().start);
+            return Err(error(at, format!("first_ifindex is 2 to {FIRST_IFINDEX}")));
         }
         let folder = path.parent().unwrap_or(Path::new("."));
         let objects = file.objects.into_iter().map(|(name, p)| (name, folder.join(p.into_inner())));
@@ -290,25 +353,71 @@ impl Scene {
             title: file.title,
             facts: file.facts,
             cpus: file.cpus.into_inner(),
+            first_ifindex,
             objects: objects.collect(),
             devices: Vec::new(),
+            routes: Vec::new(),
+            neighbours: Vec::new(),
+            generators: Vec::new(),
             steps: Vec::new(),
         };
         if file.device.len() > DEVICES_MAX {
             return Err(error(0, format!("more than {DEVICES_MAX} devices")));
+        }
+        if file.route.len().max(file.neighbour.len()) > ENTRIES_MAX {
+            return Err(error(0, format!("more than {ENTRIES_MAX} routes or neighbours")));
         }
         for device in file.device {
             let at = device.span().start;
             let device = scene.device(device.into_inner()).map_err(|e| error(at, e))?;
             scene.devices.push(device);
         }
+        for route in file.route {
+            let at = route.span().start;
+            let route = scene.route(route.into_inner()).map_err(|e| error(at, e))?;
+            scene.routes.push(route);
+        }
+        for neighbour in file.neighbour {
+            let at = neighbour.span().start;
+            let checked =
+                scene.netdev(&neighbour.as_ref().device).and_then(|_| neighbour.into_inner().neighbour());
+            scene.neighbours.push(checked.map_err(|e| error(at, e))?);
+        }
+        for generator in file.generator {
+            let at = generator.span().start;
+            let made = scene.generator(generator.as_ref(), line(at), folder, captures);
+            scene.generators.push(made.map_err(|e| error(at, e))?);
+        }
         for step in file.step {
             let at = step.span().start;
-            let step = scene.step(step.into_inner()).map_err(|e| error(at, e))?;
-            let SceneError::Line { line, .. } = error(at, String::new()) else { unreachable!("made above") };
-            scene.steps.push(Step { line, ..step });
+            let step = scene.step(step.into_inner(), folder, captures).map_err(|e| error(at, e))?;
+            scene.steps.push(Step { line: line(at), ..step });
         }
         Ok(scene)
+    }
+
+    /// The devices with their numbers, which are the same in all homes. Wires have none.
+    #[must_use]
+    pub fn ifindexes(&self) -> BTreeMap<String, u32> {
+        let mut all = BTreeMap::new();
+        let mut next = self.first_ifindex;
+        for device in &self.devices {
+            let netdevs = if device.kind == DeviceKind::Virtio { &device.names[..1] } else { &device.names };
+            for name in netdevs {
+                let ifindex = if device.kind == DeviceKind::Loopback { 1 } else { next };
+                next += u32::from(ifindex != 1);
+                all.insert(name.clone(), ifindex);
+            }
+        }
+        all
+    }
+
+    /// Whether addresses or routes are given, so that hosts forward.
+    #[must_use]
+    pub fn has_network(&self) -> bool {
+        !self.routes.is_empty()
+            || !self.neighbours.is_empty()
+            || self.devices.iter().any(|d| !d.addresses.is_empty())
     }
 
     /// Whether there is a device of a name.
@@ -317,15 +426,60 @@ impl Scene {
         self.devices.iter().any(|d| d.names.iter().any(|n| n == name))
     }
 
+    /// The name, if it is one of a network device: wires are none.
+    fn netdev(&self, name: &str) -> Result<String, String> {
+        let wire = |d: &Device| d.kind == DeviceKind::Virtio && d.names[1] == name;
+        match self.devices.iter().any(wire) {
+            true => Err(format!("{name:?} is the wire of a virtio device: it sends and receives, no more")),
+            false => self.named(name),
+        }
+    }
+
+    fn route(&self, file: FileRoute) -> Result<Route, String> {
+        file.device.as_ref().map(|d| self.netdev(d)).transpose()?;
+        file.route()
+    }
+
+    fn generator(
+        &self,
+        file: &FileTraffic,
+        line: usize,
+        folder: &Path,
+        captures: ReadCapture<'_>,
+    ) -> Result<Generator, String> {
+        if file.program.is_some() {
+            return Err("a generator runs no program; attach it to the other end of its device".to_owned());
+        }
+        let device = self.netdev(&file.device)?;
+        let veth = self.devices.iter().any(|d| d.kind == DeviceKind::Veth && d.names.contains(&device));
+        if !veth {
+            return Err(format!("a generator sends by an end of a veth, which {device:?} is not"));
+        }
+        Ok(Generator { line, device, traffic: file.traffic(folder, captures)?, cpu: self.cpu(file.cpu)? })
+    }
+
+    fn cpu(&self, cpu: Option<u32>) -> Result<u32, String> {
+        let cpu = cpu.unwrap_or(0);
+        if cpu < self.cpus { Ok(cpu) } else { Err(format!("there is no CPU {cpu}: cpus = {}", self.cpus)) }
+    }
+
     fn device(&self, file: FileDevice) -> Result<Device, String> {
-        let names = match (file.veth, file.loopback) {
-            (Some(names), false) => names.to_vec(),
-            (None, true) => vec!["lo".to_owned()],
-            _ => return Err("a device is either veth = [\"NAME\", \"PEER\"] or loopback = true".to_owned()),
+        let (kind, names) = match (file.veth, file.virtio, file.loopback) {
+            (Some(names), None, false) => (DeviceKind::Veth, names.to_vec()),
+            (None, Some(names), false) => (DeviceKind::Virtio, names.to_vec()),
+            (None, None, true) => (DeviceKind::Loopback, vec!["lo".to_owned()]),
+            _ => {
+                return Err(
+                    "a device is one of veth = [\"NAME\", \"PEER\"], virtio = [\"NAME\", \"WIRE\"] and \
+                            loopback = true"
+                        .to_owned(),
+                );
+            }
         };
         for (i, name) in names.iter().enumerate() {
             let taken = self.has_device(name) || names[..i].contains(name);
-            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ', '.']) || taken {
+            let is_lo = name == "lo" && kind != DeviceKind::Loopback;
+            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ', '.']) || taken || is_lo {
                 return Err(format!("{name:?} is no name for a device: 1 to 15 letters, once each, no dot"));
             }
         }
@@ -336,10 +490,27 @@ impl Scene {
         if file.mtu.is_some_and(|mtu| !(68..=65535).contains(&mtu)) {
             return Err("the MTU of a device is 68 to 65535 bytes".to_owned());
         }
-        Ok(Device { names, mtu: file.mtu, queues, up: file.up.unwrap_or(true) })
+        let next = self.ifindexes().values().copied().max().unwrap_or(0).max(self.first_ifindex - 1) + 1;
+        let mut macs = Vec::new();
+        for (name, ifindex) in names.iter().zip(next..) {
+            let given = file
+                .mac
+                .as_ref()
+                .and_then(|macs| macs.get(name))
+                .map(|text| packet::mac(text))
+                .transpose()?;
+            let own = [2, 0, 0, 0, (ifindex >> 8) as u8, ifindex as u8];
+            macs.push(given.unwrap_or(if kind == DeviceKind::Loopback { [0; 6] } else { own }));
+        }
+        if let Some(name) = file.mac.iter().flatten().map(|(name, _)| name).find(|name| !names.contains(name))
+        {
+            return Err(format!("mac is of {name:?}, which is not this device"));
+        }
+        let addresses = addresses(file.addresses, &names)?;
+        Ok(Device { kind, names, macs, addresses, mtu: file.mtu, queues, up: file.up.unwrap_or(true) })
     }
 
-    fn step(&self, file: FileStep) -> Result<Step, String> {
+    fn step(&self, file: FileStep, folder: &Path, captures: ReadCapture<'_>) -> Result<Step, String> {
         let mut actions = Vec::new();
         if let Some(a) = file.attach {
             if a.program.is_none() {
@@ -353,17 +524,17 @@ impl Scene {
             }
             actions.push(self.attach(a)?);
         }
-        if let Some(s) = file.send {
-            if s.program.is_some() {
-                return Err("send runs no program; live does".to_owned());
-            }
-            let (device, packet, count) = self.packets(&s)?;
-            actions.push(Action::Send { device, packet, count });
+        if let Some(a) = file.link {
+            actions.push(self.link(a)?);
         }
-        if let Some(s) = file.live {
-            let program = self.within(s.program.as_deref().ok_or("live needs a program")?)?;
-            let (device, packet, count) = self.packets(&s)?;
-            actions.push(Action::Live { program, device, packet, count });
+        if let Some(device) = file.unlink {
+            actions.push(Action::Unlink(self.netdev(&device)?));
+        }
+        if let Some(send) = file.send {
+            actions.push(self.send(&send, folder, captures)?);
+        }
+        if let Some(live) = file.live {
+            actions.push(self.live(&live, folder, captures)?);
         }
         if let Some(s) = file.set {
             actions.push(self.set(s)?);
@@ -372,18 +543,19 @@ impl Scene {
             actions.push(Action::Delete { map: self.within(&s.map)?, key: s.key });
         }
         for (device, mtu) in file.mtu.into_iter().flatten() {
-            actions.push(Action::Mtu(self.named(&device)?, mtu));
+            actions.push(Action::Mtu(self.netdev(&device)?, mtu));
         }
         for (device, up) in file.up.into_iter().flatten() {
-            actions.push(Action::Up(self.named(&device)?, up));
+            actions.push(Action::Up(self.netdev(&device)?, up));
         }
         for (device, on) in file.gro.into_iter().flatten() {
-            actions.push(Action::Gro(self.named(&device)?, on));
+            actions.push(Action::Gro(self.netdev(&device)?, on));
         }
         let mut actions = actions.into_iter();
         let (Some(action), None) = (actions.next(), actions.next()) else {
             return Err(
-                "a step does one thing: attach, detach, send, live, set, delete, mtu, up or gro".to_owned()
+                "a step does one thing: attach, detach, link, unlink, send, live, set, delete, mtu, up or gro"
+                    .to_owned()
             );
         };
         for counter in file.counters.keys() {
@@ -423,21 +595,50 @@ impl Scene {
         let program = file.program.map(|p| self.within(&p)).transpose()?;
         let expected = file.expected.map(|p| self.within(&p)).transpose()?;
         let flags = u32::from(file.no_replace) | if expected.is_some() { 16 } else { 0 };
-        Ok(Action::Attach { device: self.named(&file.device)?, program, mode: file.mode, flags, expected })
+        Ok(Action::Attach { device: self.netdev(&file.device)?, program, mode: file.mode, flags, expected })
     }
 
-    fn packets(&self, file: &FileSend) -> Result<(String, Vec<u8>, u32), String> {
-        let count = file.count.unwrap_or(1);
-        if !(1..=COUNT_MAX).contains(&count) {
-            return Err(format!("a step sends 1 to {COUNT_MAX} packets"));
+    fn send(&self, s: &FileTraffic, folder: &Path, captures: ReadCapture<'_>) -> Result<Action, String> {
+        if s.program.is_some() {
+            return Err("send runs no program; live does".to_owned());
         }
-        Ok((self.named(&file.device)?, packet::parse(&file.packet)?, count))
+        let mut traffic = s.traffic(folder, captures)?;
+        traffic.count = Some(self.count(traffic.count.or(Some(traffic.packets.len() as u64)))?.into());
+        Ok(Action::Send { device: self.named(&s.device)?, traffic, cpu: self.cpu(s.cpu)? })
+    }
+
+    fn live(&self, s: &FileTraffic, folder: &Path, captures: ReadCapture<'_>) -> Result<Action, String> {
+        let program = self.within(s.program.as_deref().ok_or("live needs a program")?)?;
+        let traffic = s.traffic(folder, captures)?;
+        let (device, count) = (self.netdev(&s.device)?, self.count(traffic.count)?);
+        if traffic.packets.len() != 1 || traffic.flows != 1 || traffic.rate.is_some() {
+            return Err(
+                "live has one packet, without flows or rate: the kernel repeats it as it is".to_owned()
+            );
+        }
+        let packet = traffic.packets.into_iter().next().unwrap_or_default();
+        Ok(Action::Live { program, device, packet, count, cpu: self.cpu(s.cpu)? })
+    }
+
+    fn link(&self, file: FileAttach) -> Result<Action, String> {
+        if file.no_replace {
+            return Err("a link never replaces another program".to_owned());
+        }
+        let program =
+            self.within(file.program.as_deref().ok_or("link needs a program; unlink closes it")?)?;
+        let expected = file.expected.map(|p| self.within(&p)).transpose()?;
+        Ok(Action::Link { device: self.netdev(&file.device)?, program, mode: file.mode, expected })
+    }
+
+    fn count(&self, count: Option<u64>) -> Result<u32, String> {
+        let count = u32::try_from(count.unwrap_or(1)).ok().filter(|n| (1..=COUNT_MAX).contains(n));
+        count.ok_or_else(|| format!("a step sends 1 to {COUNT_MAX} packets"))
     }
 
     fn set(&self, file: FileSet) -> Result<Action, String> {
         let value = match (file.value, file.device, file.qsize) {
             (Some(n), None, None) if file.program.is_none() => MapValue::Number(n),
-            (None, Some(device), None) => MapValue::Device(self.named(&device)?, file.program),
+            (None, Some(device), None) => MapValue::Device(self.netdev(&device)?, file.program),
             (None, None, Some(slots)) => MapValue::Queue(slots, file.program),
             _ => {
                 return Err(
@@ -486,9 +687,8 @@ mod tests {
         assert_eq!(scene.objects["p"], Path::new("dir/p.o"));
         assert_eq!((scene.steps[0].line, scene.steps[1].line), (5, 8));
         assert_eq!(scene.steps[1].received, ["2 x b: 00ff", "1 x b"]);
-        assert!(
-            matches!(&scene.steps[1].action, Action::Send { count: 3, packet, .. } if packet.len() == 60)
-        );
+        assert!(matches!(&scene.steps[1].action, Action::Send { traffic, .. }
+                if traffic.count == Some(3) && traffic.packets[0].len() == 60));
     }
 
     #[test]
@@ -508,6 +708,39 @@ mod tests {
         assert!(error("title = ").starts_with("s.toml:1:"));
         let twice = format!("{HEAD}[[device]]\nveth = [\"c\", \"a\"]\n");
         assert!(error(&twice).starts_with("s.toml:5: \"a\" is no name for a device"));
+        assert_eq!(
+            step("attach = { device = \"b\", program = \"p.x\", mode = \"fast\" }"),
+            "s.toml:6: unknown variant `fast`, expected one of `skb`, `drv`, `hw`"
+        );
+        for (text, wanted) in [
+            ("mtu = { c = 1500 }", "there is no device \"c\""),
+            ("live = { device = \"a\", packet = \"len 60\" }", "live needs a program"),
+            ("send = { device = \"a\", packet = \"len 60\", program = \"p.x\" }", "send runs no program"),
+            ("send = { device = \"a\", packet = \"len 60\", cpu = 1 }", "there is no CPU 1: cpus = 1"),
+            ("send = { device = \"a\", packet = \"len 60\", count = 9999999 }", "a step sends 1 to 1048576"),
+            ("send = { device = \"a\", packet = \"udp 1 > 2\" }", "cannot stand here"),
+            ("send = { device = \"a\", pcap = \"x\" }", "captures are not read here"),
+            ("link = { device = \"a\" }", "link needs a program"),
+            ("attach = { device = \"a\", program = \"px\" }", "\"px\" is not OBJECT.NAME"),
+        ] {
+            let told = step(text);
+            assert!(told.starts_with("s.toml:5: ") && told.contains(wanted), "{text}: {told}");
+        }
+        for (table, wanted) in [
+            ("[[route]]\nto = \"10.0.0.0/8\"\ndevice = \"x\"", "there is no device \"x\""),
+            ("[[route]]\nto = \"10.0.0.0\"\ndevice = \"a\"", "no address with a prefix"),
+            ("[[neighbour]]\nip = \"10.0.0.1\"\ndevice = \"x\"\nmac = \"02::1\"", "there is no device \"x\""),
+            ("[[neighbour]]\nip = \"10.0.0.1\"\ndevice = \"a\"\nmac = \"02\"", "02 is no hardware address"),
+            ("[[device]]\nvirtio = [\"v\", \"w\"]\n[[step]]\nup = { w = true }", "\"w\" is the wire"),
+            ("[[device]]\nveth = [\"c\", \"d\"]\nqueues = 17", "1 to 16 queues"),
+            ("[[device]]\nveth = [\"c\", \"d\"]\naddresses = { x = [] }", "which is not this device"),
+            ("[[device]]\nveth = [\"c\", \"d\"]\nmac = { c = \"1\" }", "1 is no hardware address"),
+            ("[[generator]]\ndevice = \"a\"\npacket = \"len 60\"\nrate = 0", "packets a second"),
+            ("[[generator]]\ndevice = \"a\"", "either a packet or a pcap"),
+        ] {
+            let told = error(&format!("{HEAD}{table}\n"));
+            assert!(told.starts_with("s.toml:") && told.contains(wanted), "{table}: {told}");
+        }
         let big = "title = \"t\"\n[[device]]\nveth = [\"a\", \"b\"]\nmtu = 70000";
         assert!(error(big).starts_with("s.toml:2: the MTU of a device is 68 to 65535"));
     }

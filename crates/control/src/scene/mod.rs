@@ -1,6 +1,6 @@
 //! Scenes: devices, programs and a script of what is done to them and what must come of it, in a TOML file.
 //!
-//! [`file`] reads one, [`packet`] the lines that packets are written as, and [`run`] plays it on a
+//! [`file`] reads one, [`net`] what it says of addresses and traffic, [`packet`] the lines that packets are written as, and [`run`] plays it on a
 //! [`SceneHome`]: the engine's or the kernel's.
 //!
 //! ```toml
@@ -23,10 +23,12 @@
 
 mod describe;
 mod file;
+mod net;
 mod packet;
 mod run;
 
 pub use describe::describe as describe_packet;
-pub use file::{Action, AttachMode, Device, MapValue, Scene, SceneError, Step};
+pub use file::{Action, AttachMode, Device, DeviceKind, MapValue, Scene, SceneError, Step};
+pub use net::{Address, FIRST_IFINDEX, Generator, Neighbour, ReadCapture, Refuses, Route, Traffic};
 pub use packet::parse as parse_packet;
 pub use run::{Answer, Counters, SceneHome, SceneReport, StepReport, differences, map_number, play};

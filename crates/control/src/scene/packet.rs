@@ -29,6 +29,26 @@ pub fn parse(line: &str) -> Result<Vec<u8>, String> {
     Ok(packet.bytes)
 }
 
+/// Makes a packet one of another flow: the source port of UDP or TCP goes up by so much, else the last byte of the
+/// source address. UDP's checksum is left out then, TCP's is no longer right.
+pub(super) fn vary(bytes: &mut [u8], flow: u16) {
+    let word = |bytes: &[u8], at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+    let (protocol, at) = match word(bytes, 12) {
+        Some(0x0800) => (bytes.get(23), ETH + usize::from(bytes.get(14).map_or(5, |b| b & 0xf)) * 4),
+        Some(0x86dd) => (bytes.get(20), ETH + 40),
+        _ => (None, 0),
+    };
+    match (protocol.copied(), word(bytes, at)) {
+        (Some(protocol @ (6 | 17)), Some(port)) => {
+            bytes[at..at + 2].copy_from_slice(&port.wrapping_add(flow).to_be_bytes());
+            if protocol == 17 && at + 8 <= bytes.len() {
+                bytes[at + 6..at + 8].fill(0);
+            }
+        }
+        _ => bytes.get_mut(11).into_iter().for_each(|last| *last = last.wrapping_add(flow as u8)),
+    }
+}
+
 #[derive(Default)]
 struct Builder {
     bytes: Vec<u8>,
@@ -197,7 +217,7 @@ impl Builder {
 }
 
 /// `02:00:00:00:00:01`, or with the middle left out as in IPv6: `02::1`, `ff::ff` for all ones.
-fn mac(text: &str) -> Result<[u8; 6], String> {
+pub(super) fn mac(text: &str) -> Result<[u8; 6], String> {
     let wrong = || format!("{text} is no hardware address");
     if text == "ff::ff" {
         return Ok([0xff; 6]);

@@ -171,21 +171,41 @@ fn compare_counters(step: &Step, moved: &Counters, kernel: bool, failures: &mut 
 }
 
 fn compare_received(step: &Step, received: &[String], failures: &mut Vec<String>) {
-    let mut rest = received.iter();
+    let mut rest = received.iter().peekable();
     for wanted in &step.received {
-        let got = rest.next();
-        // Without bytes any packets do.
-        let as_wanted = |got: &String| match wanted.contains(": ") {
-            true => got == wanted,
-            false => got.split(':').next() == Some(wanted),
-        };
-        if !got.is_some_and(as_wanted) {
-            failures.push(format!("received {got:?}, not {wanted:?}"));
+        if wanted.contains(": ") {
+            let got = rest.next();
+            if got != Some(wanted) {
+                failures.push(format!("received {got:?}, not {wanted:?}"));
+            }
+            continue;
+        }
+        // Without bytes so many packets in a row do, whatever they are.
+        let (count, device) = wanted.split_once(" x ").unwrap_or(("1", wanted));
+        let wanted_count: u64 = count.parse().unwrap_or(1);
+        let mut left = wanted_count;
+        while left > 0
+            && let Some(n) = rest.peek().and_then(|got| of_device(got, device)).filter(|n| *n <= left)
+        {
+            left -= n;
+            rest.next();
+        }
+        if left > 0 {
+            let got = rest.peek();
+            failures
+                .push(format!("received {} x {device}, then {got:?}, not {wanted:?}", wanted_count - left));
         }
     }
     for got in rest {
         failures.push(format!("received {got:?}, which nobody expected"));
     }
+}
+
+/// How many packets a line `N x DEVICE: BYTES` has, if they are of this device.
+fn of_device(line: &str, device: &str) -> Option<u64> {
+    let (count, rest) = line.split_once(" x ")?;
+    let (name, _) = rest.split_once(": ")?;
+    if name == device { count.parse().ok() } else { None }
 }
 
 /// `OBJECT.MAP[KEY]`.

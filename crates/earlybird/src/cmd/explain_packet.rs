@@ -5,14 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use control::EngineKind;
-use control::scene::{Scene, describe_packet, play};
-use earlybird::backends::{self, EngineSettings};
-use earlybird::{Object, object::Home};
-use machine::scene::EngineScene;
+use control::scene::{describe_packet, play};
 use machine::scene::fate::{Call, End, Fate, Follower, Hop, Place, ProgramRun};
 use xdp::DropReason;
 
-use super::Failure;
+use super::{Failure, scene_files};
 
 /// Tell what became of the packets of a scene
 ///
@@ -46,13 +43,8 @@ pub(crate) struct ExplainPacketArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &ExplainPacketArgs) -> Result<(), Failure> {
-    let scene = Scene::open(&args.scene).map_err(anyhow::Error::from)?;
-    let settings = backends::own_engine(&EngineSettings { seed: args.seed, ..EngineSettings::default() })?;
-    let open = |path: &std::path::Path| {
-        Object::open_for(path, Home::Engine).map(|o| o.spec().clone()).map_err(|e| e.to_string())
-    };
-    let home = EngineScene::new(&scene, &settings, EngineKind::Interp, &open);
-    let mut home = home.map_err(anyhow::Error::from)?;
+    let scene = scene_files::scene(&args.scene).map_err(anyhow::Error::from)?;
+    let mut home = scene_files::engine_home(&scene, args.seed, EngineKind::Interp)?;
     let follower = home.follow(args.packet);
     play(&scene, &mut home, true).map_err(anyhow::Error::from)?;
     let fates = follower.fates();

@@ -6,7 +6,9 @@ mod explain;
 mod explain_packet;
 mod generate;
 mod run;
+mod scene_files;
 mod test;
+mod up;
 mod verify;
 mod xsk;
 
@@ -33,6 +35,7 @@ enum Command {
     #[command(subcommand)]
     Xsk(xsk::XskCommand),
     Test(test::TestArgs),
+    Up(up::UpArgs),
     ExplainPacket(explain_packet::ExplainPacketArgs),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
@@ -66,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Bench(command) => bench::run(&command),
         Command::Xsk(command) => xsk::run(&command),
         Command::Test(args) => test::run(&args),
+        Command::Up(args) => up::run(&args),
         Command::ExplainPacket(args) => explain_packet::run(&args),
         Command::Completions(args) => {
             generate::completions(&args, Args::command());

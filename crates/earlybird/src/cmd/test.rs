@@ -3,23 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use bpf::object::ObjectSpec;
 use clap::{Args, ValueEnum};
 use control::EngineKind;
 use control::scene::{Scene, SceneHome, SceneReport, differences, play};
-use earlybird::backends::{self, EngineSettings};
-use earlybird::{Object, object::Home};
+use earlybird::object::Home;
 use linux::scene::KernelScene;
-use machine::scene::EngineScene;
 use serde_json::json;
 
 use super::Failure;
+use super::scene_files::{self, engine_home, object};
 
 /// Play scenes: devices, programs, packets, and what must come of them
 ///
 /// A scene is a TOML file. After each step the counters, packets and events that it claims must be exactly those
 /// that there were; else it fails and the whole state is shown. With `--backend both` it is also played in a
-/// network namespace of the running kernel (root), and what the two did differently is shown.
+/// network namespace of the running kernel (root), and what the two did differently is shown. Scenes with what only the
+/// engine has, such as virtio_net devices, are played there alone then, and say why.
 #[derive(Args)]
 pub(crate) struct TestArgs {
     /// Scenes, or folders of them
@@ -75,6 +74,8 @@ struct Outcome {
     /// What went wrong, one sentence each.
     failures: Vec<String>,
     differences: Vec<String>,
+    /// Why it was not played on the kernel as well.
+    engine_only: Option<String>,
     reports: Vec<SceneReport>,
     seconds: f64,
 }
@@ -126,10 +127,11 @@ fn one(args: &TestArgs, path: &Path) -> Outcome {
         title: String::new(),
         failures: Vec::new(),
         differences: Vec::new(),
+        engine_only: None,
         reports: Vec::new(),
         seconds: 0.0,
     };
-    match Scene::open(path) {
+    match scene_files::scene(path) {
         Ok(scene) => {
             outcome.title.clone_from(&scene.title);
             if let Err(e) = play_all(args, &scene, &mut outcome) {
@@ -144,10 +146,18 @@ fn one(args: &TestArgs, path: &Path) -> Outcome {
 
 fn play_all(args: &TestArgs, scene: &Scene, outcome: &mut Outcome) -> anyhow::Result<()> {
     if args.backend != Whose::Kernel {
-        let mut home = engine_home(scene, args.seed, args.engine)?;
+        let kind = match args.engine {
+            How::Auto => EngineKind::Auto,
+            How::Interp => EngineKind::Interp,
+            How::Jit => EngineKind::Jit,
+        };
+        let mut home = engine_home(scene, args.seed, kind)?;
         played(args, scene, &mut home, outcome)?;
     }
-    if args.backend != Whose::Engine {
+    if args.backend == Whose::Both {
+        outcome.engine_only = scene.engine_only();
+    }
+    if args.backend != Whose::Engine && outcome.engine_only.is_none() {
         let open = |path: &Path| object(path, Home::Kernel);
         let mut home = KernelScene::new(scene, &open)?;
         played(args, scene, &mut home, outcome)?;
@@ -156,18 +166,6 @@ fn play_all(args: &TestArgs, scene: &Scene, outcome: &mut Outcome) -> anyhow::Re
         outcome.differences = differences(engine, kernel);
     }
     Ok(())
-}
-
-/// The engine's home of a scene.
-fn engine_home(scene: &Scene, seed: u64, how: How) -> anyhow::Result<EngineScene> {
-    let settings = backends::own_engine(&EngineSettings { seed, ..EngineSettings::default() })?;
-    let kind = match how {
-        How::Auto => EngineKind::Auto,
-        How::Interp => EngineKind::Interp,
-        How::Jit => EngineKind::Jit,
-    };
-    let open = |path: &Path| object(path, Home::Engine);
-    Ok(EngineScene::new(scene, &settings, kind, &open)?)
 }
 
 fn played(
@@ -195,16 +193,13 @@ fn played(
     Ok(())
 }
 
-fn object(path: &Path, home: Home) -> Result<ObjectSpec, String> {
-    Object::open_for(path, home).map(|o| o.spec().clone()).map_err(|e| e.to_string())
-}
-
 fn tap(outcomes: &[Outcome], show: bool) -> String {
     let mut out = format!("TAP version 14\n1..{}\n", outcomes.len());
     for (i, o) in outcomes.iter().enumerate() {
         let ok = o.failures.is_empty() && o.differences.is_empty();
         let word = if ok { "ok" } else { "not ok" };
-        out += &format!("{word} {} - {}: {}\n", i + 1, o.path.display(), o.title);
+        let only = o.engine_only.as_ref().map_or_else(String::new, |why| format!(" (engine only: {why})"));
+        out += &format!("{word} {} - {}: {}{only}\n", i + 1, o.path.display(), o.title);
         for line in o.failures.iter().chain(&o.differences).flat_map(|f| f.lines()) {
             out += &format!("# {line}\n");
         }
@@ -253,7 +248,7 @@ fn as_json(outcomes: &[Outcome]) -> serde_json::Value {
     let scene = |o: &Outcome| {
         json!({ "scene": o.path.display().to_string(), "title": o.title,
                 "passed": o.failures.is_empty() && o.differences.is_empty(), "failures": o.failures,
-                "differences": o.differences, "seconds": o.seconds,
+                "differences": o.differences, "engine_only": o.engine_only, "seconds": o.seconds,
                 "homes": o.reports.iter().map(report).collect::<Vec<_>>() })
     };
     json!(outcomes.iter().map(scene).collect::<Vec<_>>())

@@ -134,9 +134,9 @@ pub enum End {
         /// As received by this device.
         device: String,
     },
-    /// It left by a device whose other end is not in the scene, or went to a socket.
+    /// It left the host: by this device, or by a socket that took it where it was seen last.
     Left {
-        /// The last place where it was seen.
+        /// Device.
         device: Option<String>,
     },
     /// It still waits somewhere, and nothing moves any more.
@@ -255,9 +255,27 @@ impl Follower {
         self.state().live = None;
     }
 
+    /// A wire gives a packet to its device.
+    pub(super) fn wire_sends(&self, wire: &str, ifindex: u32, bytes: &[u8]) {
+        let mut state = self.state();
+        let packet = state.wire(ifindex);
+        state.make(packet, ifindex, wire.to_owned(), false, bytes.to_vec());
+    }
+
+    /// The device has not taken what its wire gave last.
+    pub(super) fn wire_lost(&self, ifindex: u32) {
+        let mut state = self.state();
+        let packet = state.wire(ifindex);
+        if let Some(alive) = state.alive.remove(&packet) {
+            let (reason, device) = (DropReason::VirtioHostNoBuffer, Some(self.names.device(ifindex)));
+            state.end(alive.number, End::Dropped { reason, device });
+        }
+    }
+
     /// A packet has reached the stack.
     pub(super) fn received(&self, packet: usize, dev: u32) {
         let mut state = self.state();
+        state.adopt(packet, Some(dev));
         if let Some(alive) = state.alive.remove(&packet) {
             state.end(alive.number, End::Stack { device: self.names.device(dev) });
         }
@@ -297,7 +315,13 @@ impl Journal for Follower {
                     state.hop(alive.number, Hop::Copied);
                 }
             }
+            Note::Left { packet, ifindex } => {
+                if let Some(alive) = state.alive.remove(&packet) {
+                    state.end(alive.number, End::Left { device: self.names.devices.get(&ifindex).cloned() });
+                }
+            }
             Note::Ended { packet, reason } => {
+                state.adopt(packet, None);
                 if let Some(alive) = state.alive.remove(&packet) {
                     let device = self.drop_device(&state, alive, reason);
                     state.end(alive.number, End::Dropped { reason, device });
@@ -379,6 +403,25 @@ impl State {
         }
     }
 
+    /// In the place of an address, for what a wire has given to a device and was not seen there yet.
+    fn wire(&self, ifindex: u32) -> usize {
+        usize::MAX - ifindex as usize
+    }
+
+    /// A packet that nobody knows is what a wire has given: to this device, or to any.
+    fn adopt(&mut self, packet: usize, ifindex: Option<u32>) {
+        if self.alive.get(&packet).is_some_and(|alive| !alive.dropped) {
+            return;
+        }
+        let on_wire = match ifindex {
+            Some(ifindex) => self.alive.remove(&self.wire(ifindex)),
+            None => self.alive.split_off(&self.wire(xdp::DEVICES_MAX as u32)).into_values().next(),
+        };
+        if let Some(alive) = on_wire {
+            self.bind(packet, alive);
+        }
+    }
+
     fn hop(&mut self, number: u64, hop: Hop) {
         if let Some(fate) = self.fates.get_mut(&number) {
             fate.hops.push(hop);
@@ -414,6 +457,7 @@ impl State {
                 self.make(packet, ifindex, names.device(ifindex), true, bytes.to_vec())
             }
             _ => {
+                self.adopt(packet, Some(ifindex));
                 let alive = self.alive.get_mut(&packet)?;
                 alive.device = ifindex;
                 alive.number

@@ -10,7 +10,9 @@ use uapi::xdp::MAX_SKB_FRAGS;
 use super::arena::{Arena, NONE, PAGE};
 use super::stats::add;
 use super::{Sq, VirtioNet, tx_queue};
-use crate::{DropReason, NapiCtx, NetdevTx, Polled, Skb, Softirq, XdpFrame, Xmit, XmitError, XmitFlags};
+use crate::{
+    DropReason, NapiCtx, NetdevTx, Note, Polled, Skb, Softirq, XdpFrame, Xmit, XmitError, XmitFlags,
+};
 
 /// Free descriptors that the stack's next packet may need.
 const XMIT_FREE: u16 = 2 + MAX_SKB_FRAGS as u16;
@@ -194,7 +196,9 @@ impl VirtioNet {
             (sent, freed, flags & XmitFlags::FLUSH != 0 && q.vq.kick_prepare())
         });
         // The device has a copy.
+        let ifindex = self.core.ifindex;
         for frame in frames.drain(..sent) {
+            cx.net.trace.note(|| Note::Left { packet: frame.packet().identity(), ifindex });
             cx.net.pool.put_packet(frame.into_packet());
         }
         sq.stats.freed(freed.packets, freed.bytes);
@@ -260,6 +264,8 @@ impl VirtioNet {
         match result {
             None => NetdevTx::Busy(skb),
             Some(Ok(())) => {
+                let ifindex = self.core.ifindex;
+                cx.net.trace.note(|| Note::Left { packet: skb.packet.identity(), ifindex });
                 cx.net.pool.put_packet(skb.packet);
                 NetdevTx::Ok
             }
