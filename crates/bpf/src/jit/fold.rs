@@ -5,7 +5,7 @@
 
 use super::asm::{Cond, Size, Width};
 use super::facts::Class;
-use super::node::{Graph, Id, Node, Op, Test};
+use super::node::{Graph, Id, Node, Op, Test, WIDE};
 
 /// Bits of a width.
 pub(super) const fn width_bits(w: Width) -> u8 {
@@ -98,7 +98,18 @@ impl Graph {
         let mut n = Node::new(Op::Const, Width::W64);
         n.imm = v as i64;
         n.bits = bits_of(v);
-        self.push(n)
+        if n.bits <= 32 || fits32(n.imm) {
+            return self.push(n);
+        }
+        let place = (v.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61) as usize % WIDE;
+        match self.wide[place] {
+            Some(id) if self[id].imm == n.imm => id,
+            _ => {
+                let id = self.push(n);
+                self.wide[place] = Some(id);
+                id
+            }
+        }
     }
 
     /// A node of one or two operands and a constant, as it is.

@@ -287,12 +287,19 @@ pub(super) struct Graph {
     pub(super) at: u32,
     /// By node: the instruction that it comes from, if anybody wants to know.
     pub(super) origins: Option<Vec<u32>>,
+    /// Constants that no instruction holds, as they were made last: in a register once, they serve all
+    /// that read them.
+    pub(super) wide: [Option<Id>; WIDE],
 }
+
+/// Wide constants that are known at a time.
+pub(super) const WIDE: usize = 8;
 
 impl Graph {
     /// Forgets all nodes.
     pub(super) fn clear(&mut self) {
         self.nodes.clear();
+        self.wide = [None; WIDE];
         if let Some(origins) = &mut self.origins {
             origins.clear();
         }

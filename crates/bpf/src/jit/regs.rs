@@ -225,7 +225,8 @@ impl Compiler<'_> {
     /// A free register for a node's value.
     pub(super) fn alloc_for(&mut self, id: Id) -> Gpr {
         let n = self.trace.graph[id];
-        self.alloc(n.hint, n.is(CROSSES))
+        // A constant is made again after a call.
+        self.alloc(n.hint, n.is(CROSSES) && n.op != Op::Const)
     }
 
     /// A free register. Its owner has to be bound, or it stays free.
