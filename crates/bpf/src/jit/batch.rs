@@ -6,14 +6,17 @@
 use uapi::xdp::XdpAction;
 
 use super::Compiler;
-use super::asm::{Alu, Cond, Gpr, Label, Mem, Size, Width};
+use super::asm::{Alu, Cond, Gpr, Label, Mem, Size, Unary, Width};
 
 /// Packets that the fetching is ahead.
 const AHEAD: i32 = 2;
 
+/// End of the array of buffs' addresses.
 const BUFFS: Gpr = Gpr::Rbx;
 const RUN: Gpr = Gpr::R12;
+/// Packets that are left, as a negative number: counted up, it is the place in both arrays.
 const LEFT: Gpr = Gpr::R13;
+/// End of the array of verdicts.
 const VERDICTS: Gpr = Gpr::R14;
 /// The program, for after tail calls.
 const PROGRAM: Gpr = Gpr::R15;
@@ -25,18 +28,19 @@ impl Compiler<'_> {
     /// Takes the address of an array of buffs' addresses, the run, their number (not 0), and room for as many
     /// verdicts; answers how many packets were run.
     pub(super) fn batch_entry(&mut self) -> Label {
-        let (entry, again, last, main) =
-            (self.asm.label(), self.asm.label(), self.asm.label(), self.functions[0].label);
+        let (entry, again, last) = (self.asm.label(), self.asm.label(), self.asm.label());
         self.asm.switch(true);
         self.asm.align(4);
         self.asm.bind(entry);
         for r in SAVED {
             self.asm.push(r);
         }
-        self.asm.mov_rr(Width::W64, BUFFS, Gpr::Rdi);
+        self.asm.mov_rr(Width::W32, Gpr::Rdx, Gpr::Rdx);
+        self.asm.lea(Width::W64, BUFFS, Mem::indexed(Gpr::Rdi, Gpr::Rdx, 3, 0));
         self.asm.mov_rr(Width::W64, RUN, Gpr::Rsi);
-        self.asm.mov_rr(Width::W32, LEFT, Gpr::Rdx);
-        self.asm.mov_rr(Width::W64, VERDICTS, Gpr::Rcx);
+        self.asm.lea(Width::W64, VERDICTS, Mem::indexed(Gpr::Rcx, Gpr::Rdx, 2, 0));
+        self.asm.mov_rr(Width::W64, LEFT, Gpr::Rdx);
+        self.asm.unary(Unary::Neg, Width::W64, LEFT);
         // The number, to tell how many are done.
         self.asm.push(Gpr::Rdx);
         self.asm.push(Gpr::Rdx);
@@ -46,16 +50,17 @@ impl Compiler<'_> {
         self.asm.align(4);
         self.asm.bind(again);
         self.fetch_ahead();
-        self.one_packet(main);
+        self.one_packet();
         self.asm.alu_ri(Alu::Cmp, Width::W32, Gpr::Rax, XdpAction::Redirect as i32);
-        self.asm.lea(Width::W64, LEFT, Mem::new(LEFT, -1));
         self.asm.jcc(Cond::E, last);
-        self.asm.test_rr(Width::W32, LEFT, LEFT);
+        self.asm.inc(Width::W64, LEFT, false);
         self.asm.jcc(Cond::Ne, again);
+        // As after a redirect: the packet that was run last is not counted yet.
+        self.asm.inc(Width::W64, LEFT, true);
         self.asm.bind(last);
         self.asm.pop(Gpr::Rax);
         self.asm.pop(Gpr::Rax);
-        self.asm.alu_rr(Alu::Sub, Width::W32, Gpr::Rax, LEFT);
+        self.asm.lea(Width::W32, Gpr::Rax, Mem::indexed(Gpr::Rax, LEFT, 0, 1));
         for r in SAVED.into_iter().rev() {
             self.asm.pop(r);
         }
@@ -66,20 +71,23 @@ impl Compiler<'_> {
 
     fn fetch_ahead(&mut self) {
         let none = self.asm.label();
-        self.asm.alu_ri(Alu::Cmp, Width::W32, LEFT, AHEAD);
-        self.asm.jcc(Cond::Be, none);
-        self.asm.load(Size::D, Gpr::Rax, Mem::new(BUFFS, 8 * AHEAD));
+        self.asm.alu_ri(Alu::Cmp, Width::W64, LEFT, -AHEAD);
+        self.asm.jcc(Cond::Ge, none);
+        self.asm.load(Size::D, Gpr::Rax, Mem::indexed(BUFFS, LEFT, 3, 8 * AHEAD));
         self.asm.load(Size::D, Gpr::Rax, Mem::new(Gpr::Rax, self.source.abi.data));
         self.asm.prefetch(Mem::new(Gpr::Rax, 0));
         self.asm.bind(none);
     }
 
-    fn one_packet(&mut self, main: Label) {
-        let abi = self.source.abi;
-        self.asm.load(Size::D, Gpr::Rdi, Mem::new(BUFFS, 0));
-        self.asm.mov_rr(Width::W64, Gpr::Rsi, RUN);
+    fn one_packet(&mut self) {
+        let (abi, main) = (self.source.abi, self.functions[0].label);
+        let function = self.cfg.functions[0];
+        self.asm.load(Size::D, Gpr::Rdi, Mem::indexed(BUFFS, LEFT, 3, 0));
         if self.cfg.functions.iter().any(|f| f.calls) {
             self.asm.store(Size::D, Mem::new(RUN, abi.run_buff), Gpr::Rdi);
+        }
+        if function.calls || function.uses_run {
+            self.asm.mov_rr(Width::W64, Gpr::Rsi, RUN);
         }
         if self.tail_calls {
             self.asm.store_imm(Size::W, Mem::new(RUN, abi.run_tail_calls), 0);
@@ -88,8 +96,6 @@ impl Compiler<'_> {
         if self.tail_calls {
             self.asm.store(Size::D, Mem::new(RUN, abi.run_program), PROGRAM);
         }
-        self.asm.store(Size::W, Mem::new(VERDICTS, 0), Gpr::Rax);
-        self.asm.lea(Width::W64, BUFFS, Mem::new(BUFFS, 8));
-        self.asm.lea(Width::W64, VERDICTS, Mem::new(VERDICTS, 4));
+        self.asm.store(Size::W, Mem::indexed(VERDICTS, LEFT, 2, 0), Gpr::Rax);
     }
 }

@@ -132,6 +132,25 @@ impl EngineObject {
         self.programs.get(at)
     }
 
+    /// How long batches of `n` copies of a packet take through a compiled program; see
+    /// [`Runner::time_batches`].
+    ///
+    /// # Errors
+    ///
+    /// As there; `ENOENT` for a program that is not loaded.
+    pub fn time_batches(
+        &mut self,
+        program: &str,
+        request: &TestRun,
+        n: usize,
+    ) -> Result<Duration, TestRunError> {
+        let Some(program) = self.program(program).cloned() else {
+            let reason = format!("no program {program:?} is loaded");
+            return Err(TestRunError { errno: Errno::ENOENT, reason });
+        };
+        self.runner.time_batches(&program, &mut self.host, request, n)
+    }
+
     fn map(&self, index: usize) -> Result<&MapFd, Errno> {
         self.maps.get(index).ok_or(Errno::EBADF)
     }

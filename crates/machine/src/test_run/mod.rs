@@ -1,5 +1,6 @@
 //! `BPF_PROG_TEST_RUN` of the engine: one packet through one program, with the kernel's checks.
 
+mod batch;
 mod timers;
 
 use std::sync::Arc;
