@@ -7,6 +7,7 @@
 //!
 //! `EARLYBIRD_PACKETS` is the number of packets for each half of the test.
 
+mod fast_paths;
 mod homes;
 
 use std::sync::Arc;
@@ -31,10 +32,15 @@ struct Engine {
 
 impl Engine {
     fn home(kind: EngineKind) -> Home {
+        Box::new(Self { backend: Self::backend(), kind })
+    }
+
+    /// The engine, which knows the kernel's types if there is one.
+    fn backend() -> EngineBackend {
         let net = NetTables::new(&NetConfig::default()).expect("the default network contradicts nothing");
         let mut backend = EngineBackend::new(2, 1, Arc::new(net));
         backend.kernel_btf = linux::host::target().btf;
-        Box::new(Self { backend, kind })
+        backend
     }
 }
 

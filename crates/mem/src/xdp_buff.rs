@@ -50,11 +50,11 @@ const _: () = {
     assert!(std::mem::offset_of!(XdpBuff<'_>, data) == XdpBuff::OFF_DATA);
     assert!(std::mem::offset_of!(XdpBuff<'_>, data_end) == XdpBuff::OFF_DATA_END);
     assert!(std::mem::offset_of!(XdpBuff<'_>, data_meta) == XdpBuff::OFF_DATA_META);
-    assert!(std::mem::offset_of!(XdpBuff<'_>, data_hard_start) == 24);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, data_hard_start) == XdpBuff::OFF_DATA_HARD_START);
     assert!(std::mem::offset_of!(XdpBuff<'_>, rxq) == XdpBuff::OFF_RXQ);
     assert!(std::mem::offset_of!(XdpBuff<'_>, txq) == XdpBuff::OFF_TXQ);
     assert!(std::mem::offset_of!(XdpBuff<'_>, frame_sz) == 48);
-    assert!(std::mem::offset_of!(XdpBuff<'_>, flags) == 52);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, flags) == XdpBuff::OFF_FLAGS);
 };
 
 /// `XDP_FLAGS_*` of a buff.
@@ -170,6 +170,12 @@ impl<'q> XdpBuff<'q> {
     pub const OFF_DATA_END: usize = 8;
     /// Offset of `data_meta`, bytes.
     pub const OFF_DATA_META: usize = 16;
+    /// Offset of the start of the frame, bytes.
+    pub const OFF_DATA_HARD_START: usize = 24;
+    /// Offset of the flags, bytes.
+    pub const OFF_FLAGS: usize = 52;
+    /// The flag for fragments, in the lowest byte.
+    pub const HAS_FRAGS: u32 = XdpBuffFlags::HAS_FRAGS;
     /// Offset of the pointer to [`RxqInfo`], bytes.
     pub const OFF_RXQ: usize = 32;
     /// Offset of the pointer to [`TxqInfo`], bytes.

@@ -13,6 +13,9 @@ const SIZE_MASK: u32 = 0x00ff_ffff;
 const TYPE_SHIFT: u32 = 28;
 const RDONLY: u32 = 1 << 31;
 
+/// What the length of a packet's dynptr has above it.
+pub(crate) const DYNPTR_OF_PACKET: u32 = 4 << TYPE_SHIFT;
+
 /// Largest offset and length of what can be pointed to in a packet.
 const MAX_PACKET_OFFSET: u64 = 0xffff;
 

@@ -31,7 +31,7 @@ use uapi::Errno;
 use uapi::bpf::func;
 
 pub use absent::{absent_helper, absent_kfunc};
-pub(crate) use dynptr::{Dynptr, DynptrKind};
+pub(crate) use dynptr::{DYNPTR_OF_PACKET, Dynptr, DynptrKind};
 pub(crate) use map::sum_elem_count;
 pub(crate) use probe::{Prober, absence};
 pub use timer::{DueTimer, Timers};

@@ -6,6 +6,7 @@
 use uapi::bpf::{MAX_TAIL_CALL_CNT, func};
 
 use super::asm::{Alu, Cond, Gpr, Mem, Size, Width};
+use super::fast::Fast;
 use super::node::{Id, Loc, NO_HINT, Op};
 use super::regs::{CALLEE_SAVED, CALLER_SAVED};
 use super::trace::{CallSite, Callee};
@@ -27,13 +28,13 @@ impl Compiler<'_> {
             }
             Callee::Helper(number) => {
                 let helper = (self.source.helper)(number);
-                self.call_helper(
-                    helper.ok_or(JitError::Unsupported { insn: site.insn, what: "helper call" })?,
-                );
+                let helper = helper.ok_or(JitError::Unsupported { insn: site.insn, what: "helper call" })?;
+                self.helper_or_fast_path(&site, helper);
             }
             Callee::Kfunc(position) => {
                 let kfunc = usize::try_from(position).ok().and_then(self.source.kfunc);
-                self.call_helper(kfunc.ok_or(JitError::Unsupported { insn: site.insn, what: "kfunc call" })?);
+                let kfunc = kfunc.ok_or(JitError::Unsupported { insn: site.insn, what: "kfunc call" })?;
+                self.helper_or_fast_path(&site, kfunc);
             }
         }
         self.function.used |= CALLER_SAVED;
@@ -42,6 +43,27 @@ impl Compiler<'_> {
         }
         self.bind(id, Gpr::Rax);
         Ok(())
+    }
+
+    /// The usual way of a helper in place, and the call of it aside.
+    fn helper_or_fast_path(&mut self, site: &CallSite, helper: u64) {
+        match self.fast_path(site, helper) {
+            Fast::Whole => {}
+            Fast::No => self.call_helper(helper),
+            Fast::Usual(slow) => {
+                let done = self.asm.label();
+                self.asm.bind(done);
+                let marked = self.asm.marked();
+                self.asm.switch(true);
+                if let Some(insn) = marked {
+                    self.asm.mark(insn);
+                }
+                self.asm.bind(slow);
+                self.call_helper(helper);
+                self.asm.jmp(done);
+                self.asm.switch(false);
+            }
+        }
     }
 
     /// Calls the function that calls helpers.

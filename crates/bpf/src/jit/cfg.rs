@@ -6,6 +6,7 @@ use super::Source;
 use super::facts::{Class, Facts};
 use super::inline::{Inline, plan};
 use crate::insn::Insn;
+use crate::verifier::protos::available;
 
 /// Position of a block in its [`Cfg`].
 pub(super) type BlockId = u32;
@@ -126,6 +127,15 @@ pub(super) fn flow(insn: Insn, i: u32, facts: &Facts<'_>) -> Flow {
 
 const ARGS: u16 = 0b11_1110;
 
+/// Registers that a call passes, as far as the callee is known.
+pub(super) fn arguments(insn: Insn) -> u16 {
+    // What is printed is not in the prototype.
+    if !insn.is_helper_call() || insn.imm == func::TRACE_PRINTK {
+        return ARGS;
+    }
+    available(insn.imm).map_or(ARGS, |proto| ARGS & ((2 << proto.nargs()) - 1))
+}
+
 /// Registers that an instruction reads and writes.
 pub(super) fn registers(insn: Insn) -> (u16, u16) {
     let (dst, src) = (1 << insn.dst, 1 << insn.src);
@@ -150,7 +160,7 @@ pub(super) fn registers(insn: Insn) -> (u16, u16) {
         class => match insn.op() {
             BPF_JA | BPF_JCOND => (0, 0),
             BPF_EXIT => (1, 0),
-            BPF_CALL if class == BPF_JMP => (ARGS, ARGS | 1),
+            BPF_CALL if class == BPF_JMP => (arguments(insn), ARGS | 1),
             _ if insn.is_src_reg() => (dst | src, 0),
             _ => (dst, 0),
         },
@@ -266,7 +276,7 @@ impl Cfg {
         }
         self.blocks[first as usize].preds += 1;
         for b in first..last {
-            self.effects(source, b, scan.frame_escapes);
+            self.effects(source, b, (scan.frame_escapes, scan.helpers));
         }
         Ok(())
     }
@@ -341,7 +351,7 @@ impl Cfg {
     }
 
     /// What a block reads from before itself and what it writes.
-    fn effects(&mut self, source: &Source<'_>, b: BlockId, frame_escapes: bool) {
+    fn effects(&mut self, source: &Source<'_>, b: BlockId, (frame_escapes, helpers): (bool, bool)) {
         let Block { start, end, .. } = self.blocks[b as usize];
         let (mut reads, mut writes) = (Live::default(), Live::default());
         let mut frame = FramePointers::default();
@@ -350,7 +360,9 @@ impl Cfg {
             let insn = source.insns[i as usize];
             let call = if insn.is_helper_call() { Some(call_reads(source, i, &frame)) } else { None };
             let (mut read, written) = registers(insn);
-            let (mut slots, filled) = stack_effect(insn, source.facts.class(i), frame_escapes);
+            // What an access points into matters only where the frame's address is known elsewhere.
+            let class = if frame_escapes { source.facts.class(i) } else { Class::Unknown };
+            let (mut slots, filled) = stack_effect(insn, class, frame_escapes);
             if let Some(CallReads { args, stack: Some(stack) }) = call {
                 (read, slots) = (args, if frame_escapes { stack } else { 0 });
             }
@@ -358,7 +370,9 @@ impl Cfg {
             writes.regs |= written;
             reads.stack |= slots & !writes.stack;
             writes.stack |= filled;
-            frame.insn(insn);
+            if helpers {
+                frame.insn(insn);
+            }
             i += if insn.is_ld_imm64() { 2 } else { 1 };
         }
         reads.regs &= 0x3ff;
@@ -447,13 +461,12 @@ impl FramePointers {
             BPF_ADD if is_64 && !insn.is_src_reg() => offset(dst).map(|o| o + i64::from(insn.imm)),
             _ => None,
         };
-        let written = registers(insn).1;
-        for r in 0..10 {
-            if written >> r & 1 != 0 {
-                self.known[r] = if r == dst { value } else { None };
-                let loads = insn.class() == BPF_LD;
-                self.other = if loads { self.other | 1 << r } else { self.other & !(1 << r) };
-            }
+        let mut written = registers(insn).1 & 0x3ff;
+        self.other = if insn.class() == BPF_LD { self.other | written } else { self.other & !written };
+        while written != 0 {
+            let r = written.trailing_zeros() as usize;
+            self.known[r] = if r == dst { value } else { None };
+            written &= written - 1;
         }
     }
 
@@ -488,12 +501,15 @@ struct Scan {
     uses_run: bool,
     frame_escapes: bool,
     may_goto: bool,
+    /// Helpers are called or inlined.
+    helpers: bool,
     deepest: i32,
 }
 
 impl Scan {
     fn insn(&mut self, insn: Insn, inline: impl FnOnce() -> Option<Inline>) {
         let (class, op) = (insn.class(), insn.op());
+        self.helpers |= insn.is_helper_call();
         match class {
             BPF_JMP if op == BPF_CALL => match inline() {
                 Some(inline) => {

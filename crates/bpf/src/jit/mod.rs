@@ -23,6 +23,7 @@ mod divide;
 mod edges;
 mod emit;
 mod facts;
+mod fast;
 mod fold;
 mod frame;
 mod hash;
@@ -122,6 +123,12 @@ pub struct Abi {
     pub data_end: i32,
     /// Of `data_meta` in the buff.
     pub data_meta: i32,
+    /// Of the start of the frame in the buff.
+    pub data_hard_start: i32,
+    /// Of the flags in the buff.
+    pub flags: i32,
+    /// The flag for fragments, in the lowest byte.
+    pub has_frags: i32,
     /// Of the pointer to the receive queue in the buff.
     pub rxq: i32,
     /// Of the pointer to the transmit queue in the buff.
@@ -138,6 +145,14 @@ pub struct Abi {
     /// Address of a function that looks up in a hash table: the map, the address of the key; answers the
     /// address of the value (CPU 0's if every CPU has its own), or 0.
     pub hash_lookup: u64,
+    /// Address of a function that takes a spin lock at an address.
+    pub spin_lock: u64,
+    /// Addresses of `bpf_dynptr_from_xdp` and `bpf_dynptr_slice`.
+    pub dynptr_from_xdp: u64,
+    /// See there.
+    pub dynptr_slice: u64,
+    /// What a dynptr's length has for the packet's kind.
+    pub dynptr_of_packet: u32,
     /// Of the buff's address in the run.
     pub run_buff: i32,
     /// Of the CPU's number in the run.
@@ -298,6 +313,8 @@ struct Compiler<'a> {
     tail_calls: bool,
     /// Hash tables that lookups of the code go to.
     routines: Vec<hash::Routine>,
+    /// Adds bytes to a checksum.
+    sum_routine: Option<Label>,
     /// A value that the flags tell about, as long as nothing was written since.
     flags_of: Option<(node::Id, (bool, usize, usize))>,
     /// Registers that will be wanted for something else soon.
@@ -329,6 +346,7 @@ impl<'a> Compiler<'a> {
             journal: Journal::default(),
             tail_calls: source.insns.iter().any(|x| x.is_helper_call() && x.imm == func::TAIL_CALL),
             routines: Vec::new(),
+            sum_routine: None,
             flags_of: None,
             wanted: 0,
             moves: Vec::new(),
@@ -354,6 +372,7 @@ impl<'a> Compiler<'a> {
         }
         self.callback_entries();
         self.emit_routines();
+        self.fast_routines();
         let batch = self.batch_entry();
         let memory = |e: std::io::Error| JitError::Memory(e.to_string());
         let len = self.asm.max_len(&frames);

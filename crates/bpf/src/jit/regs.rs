@@ -370,6 +370,17 @@ impl Compiler<'_> {
         }
     }
 
+    /// Addresses of three spill slots that are free now.
+    pub(super) fn three_slots(&mut self) -> [Mem; 3] {
+        let mut taken = self.regs.slots;
+        [(); 3].map(|()| {
+            let slot = taken.trailing_ones() as u8;
+            taken |= 1 << slot;
+            self.function.spill_slots = self.function.spill_slots.max(slot + 1);
+            self.slot(slot)
+        })
+    }
+
     /// Address of a spill slot.
     pub(super) fn slot(&self, slot: u8) -> Mem {
         let at = i32::from(slot) * 8;

@@ -7,7 +7,7 @@
 use uapi::bpf::*;
 
 use super::asm::{Cond, Size, Width};
-use super::cfg::{BlockId, Flow, flow};
+use super::cfg::{BlockId, Flow, arguments, flow};
 use super::facts::Class;
 use super::inline::plan;
 use super::memlog::MemLog;
@@ -519,7 +519,7 @@ impl Compiler<'_> {
             return Ok(());
         }
         let (callee, live) = match insn.src {
-            0 => (Callee::Helper(insn.imm), 0b11_1110),
+            0 => (Callee::Helper(insn.imm), arguments(insn)),
             BPF_PSEUDO_CALL => {
                 let start = i64::from(i) + 1 + i64::from(insn.imm);
                 let number = self.source.functions.iter().position(|f| i64::from(*f) == start);

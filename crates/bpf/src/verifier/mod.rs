@@ -39,7 +39,7 @@ mod log;
 mod mem;
 mod precision;
 mod printf;
-mod protos;
+pub(crate) mod protos;
 mod prune;
 mod record;
 mod refine;

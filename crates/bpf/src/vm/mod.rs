@@ -19,6 +19,7 @@ pub use interp::{Observer, Profile, Step};
 pub use memory::{GuestMemory, PacketBounds, RegionKind};
 #[cfg(test)]
 pub(crate) use native::{abi_in_test, run_in_test};
+pub(crate) use program::CALLBACK_BASE;
 pub use program::{Callback, HelperFn, LinkError, Program, Symbols};
 pub use regions::Scratch;
 pub use run::Run;

@@ -9,6 +9,7 @@
 use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use mem::{RxqInfo, SharedSlice, TxqInfo, XdpBuff};
 use uapi::bpf::{BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, MapType};
@@ -17,7 +18,7 @@ use super::{Fault, GuestMemory, HelperFn, Program, Run};
 use crate::host::Host;
 use crate::insn::Insn;
 use crate::jit::{self, Abi, Compiled, Facts, Features, JitError, MapLink, Source};
-use crate::maps::{Guard, KeyBuf, Map};
+use crate::maps::{Guard, KeyBuf, Map, spin_lock};
 use crate::redirect::RedirectInfo;
 use crate::verifier::{Place, Verified};
 
@@ -42,6 +43,9 @@ fn abi() -> Abi {
         data: XdpBuff::OFF_DATA as i32,
         data_end: XdpBuff::OFF_DATA_END as i32,
         data_meta: XdpBuff::OFF_DATA_META as i32,
+        data_hard_start: XdpBuff::OFF_DATA_HARD_START as i32,
+        flags: XdpBuff::OFF_FLAGS as i32,
+        has_frags: XdpBuff::HAS_FRAGS as i32,
         rxq: XdpBuff::OFF_RXQ as i32,
         txq: XdpBuff::OFF_TXQ as i32,
         rxq_ifindex: offset_of!(RxqInfo, ifindex) as i32,
@@ -49,12 +53,28 @@ fn abi() -> Abi {
         txq_ifindex: offset_of!(TxqInfo, ifindex) as i32,
         call_helper: call_helper as *const () as usize as u64,
         hash_lookup: hash_lookup as *const () as usize as u64,
+        spin_lock: take_spin_lock as *const () as usize as u64,
+        dynptr_from_xdp: kfunc_address("bpf_dynptr_from_xdp"),
+        dynptr_slice: kfunc_address("bpf_dynptr_slice"),
+        dynptr_of_packet: crate::helpers::DYNPTR_OF_PACKET,
         run_buff: (offset_of!(Run<'_, '_>, memory) + GuestMemory::OFF_BUFF) as i32,
         run_cpu: offset_of!(Run<'_, '_>, cpu) as i32,
         run_tail_calls: offset_of!(Run<'_, '_>, tail_calls) as i32,
         run_program: offset_of!(Run<'_, '_>, program) as i32,
         program_entry: (ARC_HEADER + offset_of!(Program, entry)) as i32,
     }
+}
+
+/// Where a kernel function is.
+fn kfunc_address(name: &str) -> u64 {
+    crate::kfuncs::kfunc(name).map_or(0, |f| f as usize as u64)
+}
+
+/// Waits for a spin lock that machine code found taken.
+extern "C" fn take_spin_lock(lock: *mut u32) {
+    // SAFETY: machine code passes the address of a lock in a map's value, as the verifier has proved; locks
+    // are aligned, and everybody uses them as atomic numbers alone.
+    spin_lock(unsafe { AtomicU32::from_ptr(lock) });
 }
 
 /// Calls a helper or kernel function for machine code.
@@ -212,8 +232,7 @@ impl<'r, 'q> Run<'r, 'q> {
     #[inline]
     pub(super) fn execute_compiled(&mut self) -> Option<u64> {
         self.compiled?;
-        let compiled = self.program.compiled()?;
-        Some(enter_program(self, compiled))
+        (self.program.entry != 0).then(|| enter_program(self))
     }
 
     /// Runs the compiled program over several packets in one go, and answers how many: all, or as many as
@@ -249,7 +268,7 @@ fn enter(run: &mut Run<'_, '_>, insn: u32, args: [u64; 5]) -> Result<u64, Fault>
     let program = run.program;
     let compiled = program.compiled().expect("only runs of compiled programs enter here");
     if insn == 0 {
-        return Ok(enter_program(run, compiled));
+        return Ok(enter_program(run));
     }
     let function = program.subprogs().binary_search_by_key(&insn, |s| s.start).ok();
     let Some(entry) = function.and_then(|f| compiled.callback(f)) else {
@@ -264,12 +283,13 @@ fn enter(run: &mut Run<'_, '_>, insn: u32, args: [u64; 5]) -> Result<u64, Fault>
 }
 
 #[inline]
-fn enter_program(run: &mut Run<'_, '_>, compiled: &Compiled) -> u64 {
+fn enter_program(run: &mut Run<'_, '_>) -> u64 {
     let program = run.program;
     run.tail_calls = 0;
     let buff = run.memory.buff_ptr();
+    debug_assert!(program.compiled().is_some(), "only compiled programs are entered");
     // SAFETY: code of this signature, which `program` keeps.
-    let entry: Entry = unsafe { std::mem::transmute(compiled.entry() as usize) };
+    let entry: Entry = unsafe { std::mem::transmute(program.entry as usize) };
     // SAFETY: the verifier has accepted the program (only verified ones are compiled), so what it does to the
     // packet, its maps and its stack is within bounds; it reaches the run only to pass it on.
     let r0 = unsafe { entry(buff, std::ptr::from_mut(run)) };

@@ -222,7 +222,7 @@ pub struct Callback {
 }
 
 /// Checked programs hold this plus the function's first instruction as a function's address.
-pub(super) const CALLBACK_BASE: u64 = 0xffff_f000_0000_0000;
+pub(crate) const CALLBACK_BASE: u64 = 0xffff_f000_0000_0000;
 
 impl Callback {
     pub(super) fn resolve(program: &Arc<Program>, addr: u64) -> Result<Self, Fault> {

@@ -200,6 +200,7 @@ impl Cond {
 pub(crate) enum Alu {
     Add = 0,
     Or = 1,
+    Adc = 2,
     And = 4,
     Sub = 5,
     Xor = 6,
