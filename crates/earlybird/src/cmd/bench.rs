@@ -2,6 +2,7 @@
 
 mod exec;
 mod path;
+mod peers;
 mod report;
 
 use clap::Subcommand;
