@@ -4,8 +4,8 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use mem::RcuArray;
 use mem::epoch;
+use mem::{Frame, RcuArray, SharedSlice};
 use uapi::Errno;
 use uapi::bpf::*;
 
@@ -15,6 +15,37 @@ use crate::vm::Program;
 
 /// Any object that a map can hold for someone else: an AF_XDP socket, a perf event.
 pub type Object = Arc<dyn Any + Send + Sync>;
+
+/// An AF_XDP socket as an xskmap holds it: what programs see of it, and the socket itself.
+///
+/// Kernel: `include/uapi/linux/bpf.h struct bpf_xdp_sock, v6.18`
+#[doc(alias = "bpf_xdp_sock")]
+pub struct SocketObject {
+    queue_id: Frame,
+    /// The socket, for whoever put it in.
+    pub inner: Box<dyn Any + Send + Sync>,
+}
+
+impl SocketObject {
+    /// Bytes that programs can read.
+    const SIZE: usize = 4;
+
+    /// A socket that is bound to no queue yet.
+    #[must_use]
+    pub fn new(inner: Box<dyn Any + Send + Sync>) -> Self {
+        Self { queue_id: Frame::new(Self::SIZE), inner }
+    }
+
+    /// Says which queue it is bound to.
+    pub fn set_queue_id(&self, queue_id: u32) {
+        self.value().write_u32(0, queue_id);
+    }
+
+    /// What a lookup in a program finds.
+    pub(super) fn value(&self) -> SharedSlice<'_> {
+        self.queue_id.bytes()
+    }
+}
 
 /// What the file descriptors and device numbers mean that user space writes into maps.
 pub trait Refs {

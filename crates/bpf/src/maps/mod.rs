@@ -43,7 +43,7 @@ use queue::QueueStack;
 use redirect::{Cpumap, Devmap, DevmapHash, Xskmap};
 
 pub use def::{CreateError, MapContext, MapDef};
-pub use fd_array::{NoRefs, Object, Refs};
+pub use fd_array::{NoRefs, Object, Refs, SocketObject};
 pub use hash::{KeyBuf, Seed};
 pub use layout::{HashLayout, Layout};
 pub use redirect::{CpuEntry, DevEntry};

@@ -8,7 +8,7 @@ use uapi::Errno;
 
 use super::htab::{NewValue, Update};
 use super::queue::Take;
-use super::{Bytes, CpuEntry, DevEntry, Guard, Kind, Map, Object, Ringbuf, UserRingbuf};
+use super::{Bytes, CpuEntry, DevEntry, Guard, Kind, Map, Object, Ringbuf, SocketObject, UserRingbuf};
 use crate::vm::Program;
 
 /// The key of an array; `None` if it has not four bytes.
@@ -21,7 +21,8 @@ impl Map {
     /// `bpf_map_lookup_elem`: the value of a key, of the own CPU in per-CPU maps. `None` also for types
     /// that programs cannot look up.
     ///
-    /// Maps of maps are looked up by [`Map::inner`], XDP sockets by [`Map::socket`].
+    /// Maps of maps are looked up by [`Map::inner`]. Of an AF_XDP socket programs see its `bpf_xdp_sock`; the
+    /// socket itself is found by [`Map::socket`].
     #[doc(alias = "bpf_map_lookup_elem")]
     #[inline]
     pub fn lookup<'g>(&'g self, guard: &'g Guard, cpu: u32, key: &[u8]) -> Option<SharedSlice<'g>> {
@@ -39,6 +40,9 @@ impl Map {
             Kind::Lpm(trie) => trie.lookup(guard, key),
             Kind::Devmap(_) | Kind::DevmapHash(_) => self.device(guard, index(key)?)?.value(size),
             Kind::Cpumap(_) => self.cpu_entry(guard, index(key)?)?.value(size),
+            Kind::Xskmap(_) => {
+                self.socket(guard, index(key)?)?.downcast_ref::<SocketObject>().map(SocketObject::value)
+            }
             _ => None,
         }
     }

@@ -125,6 +125,19 @@ fn xskmap() {
 }
 
 #[test]
+fn programs_see_the_queue_of_a_socket() {
+    let socket = Arc::new(SocketObject::new(Box::new(())));
+    let files = Files { sockets: vec![(20, socket.clone())], ..Files::default() };
+    let fd = open(Xskmap, 4, 4, 4, 0);
+    assert_eq!(fd.update_with(&files, &k(1), &k(20), 0), Ok(()));
+    let guard = mem::epoch::pin();
+    let seen = |key| fd.map().lookup(&guard, 0, &k(key)).map(|value| value.read_u32(0));
+    assert_eq!((seen(0), seen(1)), (None, Some(0)), "not bound yet");
+    socket.set_queue_id(7);
+    assert_eq!((seen(1), seen(4)), (Some(7), None));
+}
+
+#[test]
 fn prog_array() {
     let (files, fd) = (files(), open(ProgArray, 4, 4, 4, 0));
     let update = |slot, prog: i32, flags| fd.update_with(&files, &k(slot), &k(prog as u32), flags);
