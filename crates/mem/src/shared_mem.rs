@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct SharedMem {
     ptr: NonNull<u8>,
     len: usize,
     owner: Owner,
+    /// Of memory that was made to be shared: what another process maps.
+    fd: Option<OwnedFd>,
 }
 
 /// What keeps the pages mapped.
@@ -68,7 +70,9 @@ impl SharedMem {
             return Err(io::Error::last_os_error());
         }
         let fd = OwnedFd::from(file);
-        Ok((Self::map(len, libc::MAP_SHARED, fd.as_raw_fd(), 0)?, fd))
+        let mut memory = Self::map(len, libc::MAP_SHARED, fd.as_raw_fd(), 0)?;
+        memory.fd = Some(fd.try_clone()?);
+        Ok((memory, fd))
     }
 
     /// Maps a memfd that another process has made, whole.
@@ -114,14 +118,20 @@ impl SharedMem {
             return Err(io::Error::last_os_error());
         }
         let ptr = NonNull::new(p.cast()).ok_or_else(invalid)?;
-        Ok(Self { ptr, len, owner: Owner::Mapping })
+        Ok(Self { ptr, len, owner: Owner::Mapping, fd: None })
     }
 
     /// The same memory once more, with something that lives at least as long as this value of it: as a
     /// mapping of a ring holds its socket open.
     #[must_use]
     pub fn alias(self: &Arc<Self>, keep: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { ptr: self.ptr, len: self.len, owner: Owner::Alias(self.clone(), keep) }
+        Self { ptr: self.ptr, len: self.len, owner: Owner::Alias(self.clone(), keep), fd: None }
+    }
+
+    /// The descriptor by which another process maps the same, of memory from [`SharedMem::memfd`].
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
     }
 
     /// Length, bytes: a multiple of [`PAGE_SIZE`].
@@ -175,8 +185,6 @@ impl std::fmt::Debug for SharedMem {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
@@ -184,6 +192,7 @@ mod tests {
         let (a, fd) = SharedMem::memfd(5000).unwrap();
         let b = SharedMem::from_memfd(fd.as_fd()).unwrap();
         assert_eq!((a.len(), b.len()), (8192, 8192));
+        assert!(a.fd().is_some() && b.fd().is_none());
         a.view().write_u32(8188, 0xdead_beef);
         assert_eq!(b.view().read_u32(8188), 0xdead_beef);
         assert_ne!(a.addr(), b.addr());
