@@ -6,6 +6,7 @@ pub mod net;
 pub mod scene;
 pub mod softirq;
 pub mod test_run;
+pub mod xsk;
 
 pub use backend::{EngineBackend, EngineObject};
 pub use host::SeededHost;

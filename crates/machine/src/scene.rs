@@ -194,6 +194,12 @@ impl EngineScene {
         follower
     }
 
+    /// Devices by name, with their numbers.
+    #[must_use]
+    pub const fn device_numbers(&self) -> &BTreeMap<String, u32> {
+        &self.devices
+    }
+
     /// Turns the tracepoints off.
     pub fn stop_tracing(&mut self) {
         (0..self.machine.cpus()).for_each(|cpu| self.machine.net(cpu).trace.disable());
@@ -363,6 +369,12 @@ impl EngineScene {
             name.map_or_else(|| word.to_owned(), |name| format!("{field}={name}"))
         });
         words.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl AsMut<SoftirqLoop> for EngineScene {
+    fn as_mut(&mut self) -> &mut SoftirqLoop {
+        &mut self.machine
     }
 }
 

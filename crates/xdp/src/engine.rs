@@ -10,7 +10,7 @@ use bpf::vm::{Fault, Program, Run, Scratch};
 use mem::{Frame, Packet, XdpBuff};
 
 /// Runs programs over packets, one after the other, on one CPU.
-pub trait Engine {
+pub trait Engine: Send {
     /// Runs a program and answers R0, of which the low 32 bits are the action.
     ///
     /// # Errors

@@ -23,6 +23,12 @@ pub(crate) enum Verdict {
 }
 
 impl Softirq<'_> {
+    /// The stack has the packet, which is no longer the sender's (`skb_orphan`).
+    fn give_to_stack(&mut self, mut skb: Box<Skb>) {
+        skb.completion = None;
+        self.net.received.push(skb);
+    }
+
     /// Takes a packet that a device has received: generic XDP, then the stack.
     ///
     /// Kernel: `net/core/dev.c __netif_receive_skb_core, v6.18`
@@ -31,11 +37,10 @@ impl Softirq<'_> {
         let device = self.devices.get(guard, skb.dev);
         let program = device.and_then(|d| d.core().generic_program(guard));
         let (Some(device), Some(program), false) = (device, program, skb.redirected) else {
-            self.net.received.push(skb);
-            return;
+            return self.give_to_stack(skb);
         };
         match self.run_generic(program, skb) {
-            Verdict::Pass(skb) => self.net.received.push(skb),
+            Verdict::Pass(skb) => self.give_to_stack(skb),
             Verdict::Tx(skb) => self.generic_xdp_tx(device, skb, program),
             Verdict::Redirected | Verdict::Dropped => {}
         }

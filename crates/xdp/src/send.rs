@@ -3,8 +3,10 @@
 use uapi::Errno;
 use uapi::xdp::ETH_HLEN;
 
+use xsk::engine::{TxPacket, Xmit};
+
 use crate::cow::socket_packet;
-use crate::{DropReason, NetdevTx, Note, Skb, Softirq};
+use crate::{DropReason, NetDevice, NetdevTx, Note, Skb, Softirq};
 
 impl Softirq<'_> {
     /// Sends an Ethernet frame by a device, as a packet socket does.
@@ -58,6 +60,35 @@ impl Softirq<'_> {
             NetdevTx::Busy(skb) => {
                 self.net.drop_packet(skb.packet, DropReason::ForwardRingFull);
                 Err(Errno::ENOBUFS)
+            }
+        }
+    }
+
+    /// Sends a packet of an AF_XDP socket by a queue of its device, past any qdisc.
+    ///
+    /// Kernel: `net/core/dev.c __dev_direct_xmit, v6.18`
+    #[doc(alias = "__dev_direct_xmit")]
+    pub fn dev_direct_xmit(&mut self, device: &dyn NetDevice, queue: u32, packet: TxPacket) -> Xmit {
+        if !device.core().is_up() {
+            return Xmit::Dropped;
+        }
+        // As without memory for the packet: the sender may try again.
+        let Ok(bytes) = socket_packet(self.net, &packet.data) else { return Xmit::Busy(packet) };
+        let ifindex = device.core().ifindex;
+        self.net.trace.note(|| Note::Sent { packet: bytes.identity(), ifindex });
+        let mut skb = Box::new(Skb::new(bytes));
+        skb.queue_mapping = queue;
+        skb.csum_partial = packet.checksum.is_some();
+        let TxPacket { data, parts, checksum, launch_time_ns, completion } = packet;
+        skb.completion = Some(completion);
+        match device.ndo_start_xmit(self, skb) {
+            NetdevTx::Ok => Xmit::Sent,
+            NetdevTx::Dropped => Xmit::Dropped,
+            NetdevTx::Busy(skb) => {
+                let Skb { packet, completion, .. } = *skb;
+                self.net.pool.put_packet(packet);
+                let Some(completion) = completion else { return Xmit::Dropped };
+                Xmit::Busy(TxPacket { data, parts, checksum, launch_time_ns, completion })
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use mem::Packet;
 use uapi::xdp::ETH_HLEN;
+use xsk::engine::Completion;
 
 /// Who a packet is for, as `eth_type_trans` sees it.
 ///
@@ -53,6 +54,8 @@ pub struct Skb {
     pub gso: bool,
     /// Redirected once, so that generic XDP leaves it alone.
     pub redirected: bool,
+    /// What is due when nobody has it any more: its AF_XDP socket hears that it was sent (`skb->destructor`).
+    pub completion: Option<Completion>,
 }
 
 impl Skb {
@@ -76,6 +79,7 @@ impl Skb {
             frag_list: false,
             gso: false,
             redirected: false,
+            completion: None,
         }
     }
 

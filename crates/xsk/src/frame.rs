@@ -32,42 +32,49 @@ pub struct Frame<'u> {
 
 impl<'u> Frame<'u> {
     /// The caller has put the chunk into its hands in the ledger, and checked the bounds.
+    #[inline]
     pub(crate) fn new(umem: &'u Umem, chunk: u32, offset: u32, len: u32, options: u32) -> Self {
         Self { umem, chunk, offset, len, options }
     }
 
     /// The memory that it is of.
     #[must_use]
+    #[inline]
     pub fn umem(&self) -> &'u Umem {
         self.umem
     }
 
     /// Bytes of the packet.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
     /// Whether there is no packet.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Bytes from the start of the packet to the end of the chunk.
     #[must_use]
+    #[inline]
     pub fn capacity(&self) -> usize {
         (self.umem.config().frame_size - self.offset) as usize
     }
 
     /// Bytes before the packet.
     #[must_use]
+    #[inline]
     pub fn headroom(&self) -> usize {
         self.offset as usize
     }
 
     /// Whether the packet goes on in the next frame of the ring (`XDP_PKT_CONTD`).
     #[must_use]
+    #[inline]
     pub fn continues(&self) -> bool {
         self.options & XDP_PKT_CONTD != 0
     }
@@ -91,6 +98,7 @@ impl<'u> Frame<'u> {
     /// # Errors
     ///
     /// [`TooLong`], and nothing is changed.
+    #[inline]
     pub fn set_len(&mut self, len: usize) -> Result<(), TooLong> {
         if len > self.capacity() {
             return Err(TooLong { wanted: len, room: self.capacity() });
@@ -104,6 +112,7 @@ impl<'u> Frame<'u> {
     /// # Errors
     ///
     /// [`TooLong`], and nothing is changed.
+    #[inline]
     pub fn put(&mut self, packet: &[u8]) -> Result<(), TooLong> {
         self.set_len(packet.len())?;
         self.data().copy_from(0, packet);
@@ -144,6 +153,7 @@ impl<'u> Frame<'u> {
     /// # Errors
     ///
     /// [`TooLong`] if it does not lie within, and nothing is changed.
+    #[inline]
     pub fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), TooLong> {
         match self.data().get(offset, bytes.len()) {
             Some(part) => {
@@ -172,6 +182,7 @@ impl<'u> Frame<'u> {
 }
 
 impl Drop for Frame<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.umem.give_back(self.chunk);
     }

@@ -1,6 +1,6 @@
 //! AF_XDP for applications: memory that packets lie in ([`Umem`]), the four rings, and sockets ([`Socket`])
-//! on the running kernel ([`KernelHome`]), on an engine ([`engine::XskHost`]), with
-//! the same code.
+//! on the running kernel ([`KernelHome`]), on an engine in this process ([`engine::XskHost`]) or in another
+//! ([`remote::RemoteHome`]), with the same code.
 //!
 //! A [`Frame`] is the right to one piece of the memory, and carries its bounds. It goes into a ring by value
 //! and comes out of one by value, so that filling a frame twice, using it after it was given away, or writing
@@ -38,6 +38,7 @@ pub mod engine;
 mod error;
 mod frame;
 mod port;
+pub mod remote;
 mod rings;
 mod socket;
 mod sys;

@@ -107,6 +107,7 @@ pub trait RawSocket: Send + Sync {
     /// The descriptor's number: what an xskmap is given, and `sxdp_shared_umem_fd`.
     fn number(&self) -> i32;
 
-    /// The descriptor for epoll(7), if this home has one.
+    /// The descriptor for epoll(7), if there can be one. On the kernel it is the socket. On an engine it is readable
+    /// when packets came since the last [`RawSocket::poll`]: poll once before waiting for it.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }

@@ -67,6 +67,7 @@ impl<'u> FillRing<'u> {
 
     /// Frames that the other side has not taken yet.
     #[must_use]
+    #[inline]
     pub fn in_flight(&self) -> u32 {
         self.ring.in_flight()
     }
@@ -74,6 +75,7 @@ impl<'u> FillRing<'u> {
     /// Whether the driver sleeps until it is woken ([`crate::Socket::wake_rx`]).
     #[doc(alias = "xsk_ring_prod__needs_wakeup")]
     #[must_use]
+    #[inline]
     pub fn needs_wakeup(&self) -> bool {
         self.ring.needs_wakeup()
     }
@@ -82,6 +84,7 @@ impl<'u> FillRing<'u> {
 impl<'u> FillBatch<'_, 'u> {
     /// Places that are left.
     #[must_use]
+    #[inline]
     pub fn left(&self) -> u32 {
         self.left
     }
@@ -259,6 +262,7 @@ impl<'u> TxRing<'u> {
     }
 
     /// Whether a frame makes a valid descriptor here.
+    #[inline]
     fn takes(&self, frame: &Frame<'_>, metadata: bool) -> bool {
         let meta = self.umem.config().tx_metadata_len;
         std::ptr::eq(frame.umem(), self.umem)
@@ -291,6 +295,7 @@ impl<'u> TxBatch<'_, 'u> {
     /// # Errors
     ///
     /// As [`TxBatch::push`]; also if the memory has no TX metadata.
+    #[inline]
     pub fn push_with_metadata(&mut self, frame: Frame<'u>) -> Result<(), Frame<'u>> {
         self.put(frame, XDP_TX_METADATA)
     }
@@ -412,7 +417,8 @@ impl CompletionBatch<'_, '_> {
 impl<'u> Iterator for CompletionBatch<'_, 'u> {
     type Item = Frame<'u>;
 
-    /// The next completed frame: as it was sent, with its start and without a length.
+    /// The next completed frame: as it was sent, with its start (rounded down to an even address) and without a
+    /// length.
     #[inline]
     fn next(&mut self) -> Option<Frame<'u>> {
         while self.left > 0 {

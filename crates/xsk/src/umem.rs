@@ -101,6 +101,16 @@ impl Umem {
         Self::over(Arc::new(memory), config)
     }
 
+    /// Memory that an engine in another process can map, too ([`crate::remote::RemoteHome`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Umem::new`].
+    pub fn shared(config: UmemConfig) -> Result<Self, SetupError> {
+        let (memory, _) = SharedMem::memfd(bytes(&config)?).map_err(|_| failed(Errno::ENOMEM))?;
+        Self::over(Arc::new(memory), config)
+    }
+
     /// Memory that the caller has made, e.g. a memfd for another process.
     ///
     /// # Errors
@@ -129,6 +139,7 @@ impl Umem {
 
     /// How it is divided.
     #[must_use]
+    #[inline]
     pub fn config(&self) -> &UmemConfig {
         &self.config
     }
@@ -141,6 +152,7 @@ impl Umem {
 
     /// A frame without a packet, for one to send or to give to a fill ring; `None` if none is free.
     #[must_use]
+    #[inline]
     pub fn alloc(&self) -> Option<Frame<'_>> {
         let chunk = self.free.with(Vec::pop)?;
         Some(self.hold(chunk))
@@ -176,15 +188,18 @@ impl Umem {
         self.bound.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
 
+    #[inline]
     fn hold(&self, chunk: u32) -> Frame<'_> {
         self.set_place(chunk, Place::Held);
         Frame::new(self, chunk, self.config.tx_metadata_len.unwrap_or(0), 0, 0)
     }
 
+    #[inline]
     pub(crate) fn set_place(&self, chunk: u32, place: Place) {
         self.places[chunk as usize].store(place as u8, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn give_back(&self, chunk: u32) {
         self.set_place(chunk, Place::Free);
         self.free.with(|free| free.push(chunk));
@@ -240,9 +255,17 @@ impl Umem {
     }
 
     /// The chunk of a completed packet; `None` if it was not given to a TX ring.
+    ///
+    /// Completions lose the lowest bit of the address, so that a packet at the start of a chunk with an odd address
+    /// seems to be in the last byte of the one before, where no packet can be.
+    ///
+    /// Kernel: `net/xdp/xsk.c xsk_skb_destructor_set_addr, v6.18`
     #[inline]
     pub(crate) fn completed(&self, addr: u64, to: Place) -> Option<(u32, u32)> {
-        let (chunk, offset) = self.locate(addr)?;
+        let (mut chunk, mut offset) = self.locate(addr)?;
+        if offset + 1 == self.config.frame_size && chunk + 1 < self.config.frames {
+            (chunk, offset) = (chunk + 1, 0);
+        }
         self.move_place(chunk, Place::Sent, to).then_some((chunk, offset))
     }
 

@@ -11,6 +11,7 @@ mod verify;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ::xsk::engine::XskHost;
 use bpf::btf::Btf;
 use bpf::jit::JitError;
 use bpf::maps::Map;
@@ -39,6 +40,8 @@ pub struct EngineBackend {
     pub kernel_btf: Option<Arc<Btf>>,
     /// Whether to note which machine code is of which instruction ([`bpf::jit::Compiled::origins`]).
     pub listing: bool,
+    /// AF_XDP sockets that xskmaps can hold.
+    pub sockets: Option<XskHost>,
     next_id: u32,
 }
 
@@ -53,6 +56,7 @@ impl EngineBackend {
             memory_limit: 16 << 30,
             kernel_btf: None,
             listing: false,
+            sockets: None,
             next_id: 0,
         }
     }

@@ -1,7 +1,7 @@
 //! [`EngineObject`]: maps and programs that have been loaded into the engine.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bpf::helpers::Timers;
@@ -13,6 +13,7 @@ use control::{
     EngineKind, LoadError, Loaded, MapInfo, OutputEvent, ProgramInfo, TestRun, TestRunError, TestRunOutput,
 };
 use uapi::Errno;
+use uapi::bpf::MapType;
 
 use super::EngineBackend;
 use super::maps::{error, is_perf};
@@ -54,6 +55,8 @@ impl EngineObject {
             net: backend.net.clone(),
             maps: maps.iter().map(|m| (by_number(m.id()), m.clone())).collect::<BTreeMap<_, _>>(),
             programs: programs.iter().map(|(p, i)| (by_number(i.id), p.clone())).collect(),
+            sockets: backend.sockets.clone(),
+            watched: Mutex::default(),
         };
         let map_infos = map_infos.collect();
         let host = SeededHost::new(backend.seed, backend.net.clone());
@@ -215,7 +218,12 @@ impl Loaded for EngineObject {
     }
 
     fn map_update(&self, map: usize, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
-        self.map(map)?.update_with(&self.refs, key, value, flags)
+        let map = self.map(map)?;
+        map.update_with(&self.refs, key, value, flags)?;
+        if map.map().def().map_type == MapType::Xskmap {
+            self.refs.watch_socket(map.map(), value);
+        }
+        Ok(())
     }
 
     fn map_delete(&self, map: usize, key: &[u8]) -> Result<(), Errno> {

@@ -145,6 +145,17 @@ impl SoftirqLoop {
         result
     }
 
+    /// Runs a CPU's softirq if it is due, as the end of a system call there does.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such CPU.
+    pub fn softirq(&mut self, cpu: u32) {
+        if self.due(cpu) == Some(Turn::Softirq(cpu)) {
+            self.on_cpu(cpu, |cx| cx.net_rx_action());
+        }
+    }
+
     /// Takes one turn: a softirq, or one round of a thread, of a CPU that the seed chooses among those that
     /// have something to do. Answers whether there was one.
     pub fn turn(&mut self) -> bool {

@@ -507,7 +507,8 @@ fn sockets_get_packets_and_one_flush() {
     let mut w = pairs();
     let socket = Arc::new(Socket::default());
     let xsks = map(MapType::Xskmap, 4, 4, 5);
-    let fds = Fds(Arc::new(XskEntry(socket.clone())));
+    let entry: Arc<dyn XskSocket> = socket.clone();
+    let fds = Fds(XskEntry::object(&entry));
     xsks.open().update_with(&fds, &0_u32.to_le_bytes(), &0_u32.to_le_bytes(), 0).unwrap();
     let program = w.xdp(&redirect_map(0, 0), &[xsks]);
     let stats = w.ledger(&[("drop.xsk-refused", 1)], |w| w.live(&program, 11, 3, 60));
@@ -526,7 +527,8 @@ fn packets_reach_the_application_of_an_xsk() {
     struct Fds(Arc<xsk::engine::XskSocket>);
     impl bpf::maps::Refs for Fds {
         fn socket(&self, _: i32) -> Result<bpf::maps::Object, Errno> {
-            Ok(Arc::new(XskEntry(self.0.clone())))
+            let socket: Arc<dyn super::XskSocket> = self.0.clone();
+            Ok(XskEntry::object(&socket))
         }
     }
     struct Nic;

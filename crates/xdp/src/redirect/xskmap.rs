@@ -1,7 +1,8 @@
 //! Redirect to AF_XDP sockets: the seam to them. The sockets themselves are not here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use bpf::maps::{Object, SocketObject};
 use mem::XdpBuff;
 use uapi::Errno;
 
@@ -28,7 +29,7 @@ pub trait XskSocket: Send + Sync {
     fn flush(&self);
 }
 
-/// The engine's sockets. Putting one in a map is [`XskEntry`]; what it sends is for its own device to take.
+/// The engine's sockets.
 impl XskSocket for xsk::engine::XskSocket {
     fn rcv(&self, buff: &XdpBuff<'_>) -> Result<(), Errno> {
         Self::rcv(self, buff)
@@ -39,16 +40,46 @@ impl XskSocket for xsk::engine::XskSocket {
     }
 }
 
-/// What an xskmap holds.
-pub struct XskEntry(pub Arc<dyn XskSocket>);
+/// What an xskmap holds. It does not keep the socket open.
+pub struct XskEntry(Weak<dyn XskSocket>);
 
-/// Sockets that have received since the last flush; the last is the last that began.
+impl XskEntry {
+    /// A socket for an xskmap. Entries of one socket in several maps, or at several keys, should be one object.
+    #[must_use]
+    pub fn object(socket: &Arc<dyn XskSocket>) -> Arc<SocketObject> {
+        Arc::new(SocketObject::new(Box::new(Self(Arc::downgrade(socket)))))
+    }
+
+    fn of(object: &Object) -> Option<&Self> {
+        object.downcast_ref::<SocketObject>()?.inner.downcast_ref()
+    }
+}
+
+/// Sockets that were redirected to since the last flush; the last is the last that began.
 #[derive(Default)]
-pub(crate) struct XskFlush(Vec<Arc<dyn XskSocket>>);
+pub(crate) struct XskFlush(Vec<Touched>);
+
+struct Touched {
+    socket: Arc<dyn XskSocket>,
+    /// A packet was taken, so the socket is to be flushed.
+    received: bool,
+}
 
 impl XskFlush {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The place of an entry's socket in the list; it is kept open until the flush. `None` if it is closed.
+    #[inline]
+    fn find(&mut self, XskEntry(socket): &XskEntry) -> Option<usize> {
+        if let Some(at) =
+            self.0.iter().position(|t| std::ptr::addr_eq(Arc::as_ptr(&t.socket), socket.as_ptr()))
+        {
+            return Some(at);
+        }
+        self.0.push(Touched { socket: socket.upgrade()?, received: false });
+        Some(self.0.len() - 1)
     }
 }
 
@@ -61,14 +92,11 @@ impl Softirq<'_> {
         buff: Box<XdpBuff<'_>>,
     ) -> Result<(), RedirectError> {
         let object = target.map.as_ref().and_then(|map| map.socket(self.guard, target.key()));
-        let result = match object.and_then(|o| o.downcast_ref::<XskEntry>()) {
+        let result = match object.and_then(XskEntry::of).and_then(|entry| self.net.xsk_flush.find(entry)) {
             None => Err(RedirectError::new(Errno::EINVAL, DropReason::XskMissing)),
-            Some(XskEntry(socket)) => match socket.rcv(&buff) {
+            Some(at) => match self.net.xsk_flush.0[at].socket.rcv(&buff) {
                 Ok(()) => {
-                    let list = &mut self.net.xsk_flush.0;
-                    if !list.iter().any(|s| Arc::ptr_eq(s, socket)) {
-                        list.push(socket.clone());
-                    }
+                    self.net.xsk_flush.0[at].received = true;
                     Ok(())
                 }
                 Err(errno) => Err(RedirectError::new(errno, DropReason::XskRefused)),
@@ -86,8 +114,10 @@ impl Softirq<'_> {
     /// Kernel: `net/xdp/xsk.c __xsk_map_flush, v6.18`
     #[doc(alias = "__xsk_map_flush")]
     pub(crate) fn xsk_map_flush(&mut self) {
-        while let Some(socket) = self.net.xsk_flush.0.pop() {
-            socket.flush();
+        while let Some(Touched { socket, received }) = self.net.xsk_flush.0.pop() {
+            if received {
+                socket.flush();
+            }
         }
     }
 }

@@ -57,6 +57,8 @@ impl XskSocket {
         control.bound = true;
         let fresh = self.link.set(link).is_ok();
         debug_assert!(fresh, "`bound` says whether there is one");
+        drop(control);
+        self.tell_bound(queue);
         Ok(())
     }
 

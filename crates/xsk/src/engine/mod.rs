@@ -139,6 +139,19 @@ impl XskHost {
     /// Kernel: `net/xdp/xsk.c xsk_create, v6.18`
     #[doc(alias = "xsk_create")]
     pub fn socket(&self, kind: i32, protocol: i32) -> Result<Arc<XskSocket>, Errno> {
+        self.open_socket(kind, protocol, false)
+    }
+
+    /// As [`XskHost::socket`], with rings that another process can map ([`XskSocket::ring_file`]).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn shared_socket(&self, kind: i32, protocol: i32) -> Result<Arc<XskSocket>, Errno> {
+        self.open_socket(kind, protocol, true)
+    }
+
+    fn open_socket(&self, kind: i32, protocol: i32, shared: bool) -> Result<Arc<XskSocket>, Errno> {
         if kind != SOCK_RAW {
             return Err(Errno::ESOCKTNOSUPPORT);
         }
@@ -149,7 +162,7 @@ impl XskHost {
         if number < FIRST_FD {
             return Err(Errno::EMFILE);
         }
-        let socket = XskSocket::new(number, self.state.clone());
+        let socket = XskSocket::new(number, self.state.clone(), shared);
         locked(&self.state.sockets).insert(number, Arc::downgrade(&socket));
         Ok(socket)
     }

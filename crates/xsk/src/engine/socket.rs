@@ -1,13 +1,14 @@
 //! [`XskSocket`]: the control side, option by option in the kernel's order.
 
 use std::any::Any;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use mem::spsc::{Consumer, Producer, RingEntry, RingLayout, ring_bytes};
 use mem::{PAGE_SIZE, SharedMem, SpinLock};
+use rustix::event::EventfdFlags;
 use uapi::Errno;
 use uapi::if_xdp::*;
 
@@ -35,6 +36,8 @@ const LAYOUT: RingLayout = RingLayout { producer: 0, consumer: 128, entries: 320
 pub struct XskSocket {
     this: Weak<Self>,
     number: i32,
+    /// Another process maps the rings.
+    shared: bool,
     pub(super) host: Arc<HostState>,
     pub(super) control: Mutex<Control>,
     /// Set once, by bind(2).
@@ -51,6 +54,17 @@ pub struct XskSocket {
     error: Mutex<Option<Errno>>,
     sleepers: Mutex<u64>,
     woken: Condvar,
+    hooks: Mutex<Hooks>,
+    /// An eventfd that says that packets came, once someone has asked for it.
+    events: OnceLock<OwnedFd>,
+}
+
+/// Who is told what becomes of the socket, and what stands for it in xskmaps.
+#[derive(Default)]
+struct Hooks {
+    bound: Vec<Box<dyn FnOnce(u16) + Send>>,
+    closed: Vec<Box<dyn FnOnce() + Send>>,
+    entry: Option<Weak<dyn Any + Send + Sync>>,
 }
 
 /// What setsockopt(2) has set up before bind(2).
@@ -86,10 +100,11 @@ pub(super) struct RxSide {
 }
 
 impl XskSocket {
-    pub(super) fn new(number: i32, host: Arc<HostState>) -> Arc<Self> {
+    pub(super) fn new(number: i32, host: Arc<HostState>, shared: bool) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             number,
+            shared,
             host,
             control: Mutex::default(),
             link: OnceLock::new(),
@@ -102,7 +117,47 @@ impl XskSocket {
             error: Mutex::new(None),
             sleepers: Mutex::new(0),
             woken: Condvar::new(),
+            hooks: Mutex::default(),
+            events: OnceLock::new(),
         })
+    }
+
+    /// What stands for the socket in xskmaps: the same object as long as someone has it. A new one is told the
+    /// queue when the socket is bound; at once if it is.
+    pub fn entry<T: Any + Send + Sync>(
+        &self,
+        make: impl FnOnce() -> Arc<T>,
+        bound: impl FnOnce(&T, u16) + Send + 'static,
+    ) -> Arc<dyn Any + Send + Sync> {
+        let mut hooks = locked(&self.hooks);
+        if let Some(entry) = hooks.entry.as_ref().and_then(Weak::upgrade) {
+            return entry;
+        }
+        let entry = make();
+        match self.link.get() {
+            Some(link) => bound(&entry, link.queue),
+            None => {
+                let weak = Arc::downgrade(&entry);
+                hooks.bound.push(Box::new(move |queue| {
+                    if let Some(entry) = weak.upgrade() {
+                        bound(&entry, queue);
+                    }
+                }));
+            }
+        }
+        let entry: Arc<dyn Any + Send + Sync> = entry;
+        hooks.entry = Some(Arc::downgrade(&entry));
+        entry
+    }
+
+    /// Calls `f` when the socket is closed.
+    pub fn when_closed(&self, f: impl FnOnce() + Send + 'static) {
+        locked(&self.hooks).closed.push(Box::new(f));
+    }
+
+    pub(super) fn tell_bound(&self, queue: u16) {
+        let told = std::mem::take(&mut locked(&self.hooks).bound);
+        told.into_iter().for_each(|f| f(queue));
     }
 
     pub(super) fn this(&self) -> Arc<Self> {
@@ -142,6 +197,11 @@ impl XskSocket {
             *sleepers = 0;
             self.woken.notify_all();
         }
+        drop(sleepers);
+        if let Some(events) = self.events.get() {
+            // A counter that is full says the same.
+            let _ = rustix::io::write(events, &1_u64.to_ne_bytes());
+        }
     }
 
     /// A ring option: `entries` are checked in the kernel's order.
@@ -151,8 +211,10 @@ impl XskSocket {
             return Err(Errno::EINVAL);
         }
         let len = ring_bytes::<T>(&LAYOUT, entries).filter(|_| entries <= self.host.ring_entries_max);
-        let memory = SharedMem::anonymous(len.ok_or(Errno::ENOMEM)?).map_err(|_| Errno::ENOMEM)?;
-        Ok((Arc::new(memory), entries))
+        let len = len.ok_or(Errno::ENOMEM)?;
+        let memory =
+            if self.shared { SharedMem::memfd(len).map(|(m, _)| m) } else { SharedMem::anonymous(len) };
+        Ok((Arc::new(memory.map_err(|_| Errno::ENOMEM)?), entries))
     }
 
     fn set_ring(&self, name: i32, value: &[u8]) -> Result<(), Errno> {
@@ -216,6 +278,41 @@ impl XskSocket {
             rx_fill_ring_empty_descs: self.link.get().map_or(0, |l| l.pool.fill.with(|f| f.empty)),
             tx_ring_empty_descs: empty,
         }
+    }
+
+    /// The memory of a ring, as mmap(2) checks what it is asked for.
+    fn ring_memory(&self, offset: u64, len: usize) -> Result<Arc<SharedMem>, Errno> {
+        if self.unbound.load(Acquire) {
+            return Err(Errno::EBUSY);
+        }
+        let control = locked(&self.control);
+        let (fill, completion) = match self.link.get() {
+            Some(link) => (Some(&link.fill), Some(&link.completion)),
+            None => (control.fill.as_ref().map(|(m, _)| m), control.completion.as_ref().map(|(m, _)| m)),
+        };
+        let ring = match offset {
+            XDP_PGOFF_RX_RING => control.rx.as_ref(),
+            XDP_PGOFF_TX_RING => control.tx.as_ref(),
+            XDP_UMEM_PGOFF_FILL_RING => fill,
+            XDP_UMEM_PGOFF_COMPLETION_RING => completion,
+            _ => None,
+        };
+        let memory = ring.ok_or(Errno::EINVAL)?;
+        if len == 0 || len.checked_next_multiple_of(PAGE_SIZE).is_none_or(|len| len > memory.len()) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(memory.clone())
+    }
+
+    /// A ring for another process, which maps the file instead of calling mmap(2).
+    ///
+    /// # Errors
+    ///
+    /// As [`RawSocket::mmap`]; `EOPNOTSUPP` if the socket was not made for it ([`super::XskHost::shared_socket`]).
+    pub fn ring_file(&self, offset: u64, len: usize) -> Result<OwnedFd, Errno> {
+        let memory = self.ring_memory(offset, len)?;
+        let fd = memory.fd().ok_or(Errno::EOPNOTSUPP)?;
+        fd.try_clone_to_owned().map_err(|_| Errno::EMFILE)
     }
 
     /// What poll(2) finds now; it sends what is in the TX ring.
@@ -295,25 +392,7 @@ impl RawSocket for XskSocket {
     }
 
     fn mmap(&self, offset: u64, len: usize) -> Result<Arc<SharedMem>, Errno> {
-        if self.unbound.load(Acquire) {
-            return Err(Errno::EBUSY);
-        }
-        let control = locked(&self.control);
-        let (fill, completion) = match self.link.get() {
-            Some(link) => (Some(&link.fill), Some(&link.completion)),
-            None => (control.fill.as_ref().map(|(m, _)| m), control.completion.as_ref().map(|(m, _)| m)),
-        };
-        let ring = match offset {
-            XDP_PGOFF_RX_RING => control.rx.as_ref(),
-            XDP_PGOFF_TX_RING => control.tx.as_ref(),
-            XDP_UMEM_PGOFF_FILL_RING => fill,
-            XDP_UMEM_PGOFF_COMPLETION_RING => completion,
-            _ => None,
-        };
-        let memory = ring.ok_or(Errno::EINVAL)?;
-        if len == 0 || len.next_multiple_of(PAGE_SIZE) > memory.len() {
-            return Err(Errno::EINVAL);
-        }
+        let memory = self.ring_memory(offset, len)?;
         // As in the kernel, who has a ring mapped has the socket open.
         let keep: Arc<dyn Any + Send + Sync> = self.this();
         Ok(Arc::new(memory.alias(keep)))
@@ -345,6 +424,10 @@ impl RawSocket for XskSocket {
     fn poll(&self, events: PollEvents, timeout: Option<Duration>) -> Result<PollEvents, Errno> {
         let deadline = timeout.map(|t| Instant::now() + t);
         loop {
+            if let Some(fd) = self.events.get() {
+                // What came so far is looked at now. Nothing to read is as good.
+                let _ = rustix::io::read(fd, &mut [0; 8]);
+            }
             let found = PollEvents(self.poll_once().0 & events.0);
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if found != PollEvents::default() || left == Some(Duration::ZERO) {
@@ -364,7 +447,13 @@ impl RawSocket for XskSocket {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        if self.events.get().is_none() {
+            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+            let events = rustix::event::eventfd(0, flags).ok()?;
+            // Someone else may have been faster.
+            let _ = self.events.set(events);
+        }
+        self.events.get().map(AsFd::as_fd)
     }
 }
 
@@ -372,6 +461,8 @@ impl Drop for XskSocket {
     fn drop(&mut self) {
         self.release_tx();
         locked(&self.host.sockets).remove(&self.number);
+        let told = std::mem::take(&mut locked(&self.hooks).closed);
+        told.into_iter().for_each(|f| f());
     }
 }
 

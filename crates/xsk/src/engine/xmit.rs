@@ -57,7 +57,8 @@ pub struct TxPacket {
     pub checksum: Option<(u16, u16)>,
     /// When to send, if it says.
     pub launch_time_ns: Option<u64>,
-    completion: Completion,
+    /// Goes with the packet to its end.
+    pub completion: Completion,
 }
 
 /// What is due when a packet is done.
@@ -270,7 +271,8 @@ impl Building {
         self.data.resize(at + bytes.len(), 0);
         bytes.copy_to(0, &mut self.data[at..]);
         self.parts.push(desc.len);
-        self.addrs.push(desc.addr);
+        // The kernel keeps the first address in a pointer with a tag in its lowest bit, so that this bit is lost.
+        self.addrs.push(if self.addrs.is_empty() { desc.addr & !1 } else { desc.addr });
         self.bytes += size;
     }
 }

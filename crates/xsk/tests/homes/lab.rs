@@ -1,13 +1,13 @@
 //! What a scenario runs in: two devices with a cable, on the engine or on the running kernel.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
 
 use bpf::Insn;
 use linux::sys::{Link, Map, NetNs, PacketSocket, Prog, if_index};
-use linux::testing::{RawProg, command, create_map, load_insns};
+use linux::testing::{RawProg, command, create_map, load_insns, map_fd};
 use mem::XdpBuff;
 use uapi::Errno;
 use uapi::bpf::*;
@@ -23,6 +23,8 @@ pub(crate) trait Lab: Sync {
     fn there(&self) -> u32;
     /// Puts a socket into the xskmap.
     fn redirect(&self, slot: u32, socket: i32) -> Result<(), Errno>;
+    /// Takes a socket out of the xskmap.
+    fn unredirect(&self, slot: u32);
     /// A packet comes to queue 0 of `here`.
     fn inject(&self, packet: &[u8]);
     /// Packets that came to `there` since the last time.
@@ -68,6 +70,10 @@ impl Lab for EngineLab {
 
     fn redirect(&self, slot: u32, socket: i32) -> Result<(), Errno> {
         self.wire.a.insert(&self.wire.host, slot, socket)
+    }
+
+    fn unredirect(&self, slot: u32) {
+        self.wire.a.remove(slot);
     }
 
     fn inject(&self, packet: &[u8]) {
@@ -128,7 +134,7 @@ impl KernelLab {
         }
         let (here, there) = (if_index("veth0").unwrap(), if_index("veth1").unwrap());
         let xsks_map = create_map(MapType::Xskmap, 4, 4, 4, 0).unwrap();
-        let program = load(&redirect_program(&xsks_map, &[]));
+        let program = load(&redirect_program((1, map_fd(&xsks_map)), &[]));
         let link = Link::create(program.as_fd(), here, 1 << 2).unwrap();
         let packets = PacketSocket::new().unwrap();
         sleep(Duration::from_millis(50));
@@ -141,14 +147,15 @@ fn load(insns: &[Insn]) -> Prog {
     load_insns(&args).unwrap_or_else(|e| panic!("{}: {}", e.errno, e.log)).0
 }
 
-/// `first`, then to the socket of the packet's queue; packets without one are dropped.
-fn redirect_program(map: &Map, first: &[Insn]) -> Vec<Insn> {
+/// `first`, then to the socket of the packet's queue; packets without one are dropped. `map` is how its
+/// instruction names the map.
+pub(crate) fn redirect_program(map: (u8, i32), first: &[Insn]) -> Vec<Insn> {
     let mov = |dst, src| Insn::new(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 0, 0);
     let mut insns = vec![mov(6, 1)];
     insns.extend(first);
     insns.extend([
         Insn::new(BPF_LDX | BPF_MEM | BPF_W, 2, 6, 16, 0),
-        Insn::new(BPF_LD | BPF_IMM | BPF_DW, 1, 1, 0, map.as_fd().as_raw_fd()),
+        Insn::new(BPF_LD | BPF_IMM | BPF_DW, 1, map.0, 0, map.1),
         Insn::new(0, 0, 0, 0, 0),
         Insn::new(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 1),
         Insn::new(BPF_JMP | BPF_CALL, 0, 0, 0, 51),
@@ -156,6 +163,19 @@ fn redirect_program(map: &Map, first: &[Insn]) -> Vec<Insn> {
     ]);
     insns
 }
+
+/// Instructions that give a packet eight bytes of metadata, `0x11` each.
+pub(crate) const METADATA: [Insn; 9] = [
+    Insn::new(BPF_ALU64 | BPF_MOV | BPF_K, 2, 0, 0, -8),
+    Insn::new(BPF_JMP | BPF_CALL, 0, 0, 0, 54),
+    Insn::new(BPF_LDX | BPF_MEM | BPF_W, 2, 6, 0, 0),
+    Insn::new(BPF_LDX | BPF_MEM | BPF_W, 3, 6, 8, 0),
+    Insn::new(BPF_ALU64 | BPF_MOV | BPF_X, 4, 3, 0, 0),
+    Insn::new(BPF_ALU64 | BPF_ADD | BPF_K, 4, 0, 0, 8),
+    Insn::new(BPF_JMP | BPF_JGT | BPF_X, 4, 2, 2, 0),
+    Insn::new(BPF_ST | BPF_MEM | BPF_W, 3, 0, 0, 0x1111_1111),
+    Insn::new(BPF_ST | BPF_MEM | BPF_W, 3, 0, 4, 0x1111_1111),
+];
 
 impl Lab for KernelLab {
     fn home(&self) -> &dyn Home {
@@ -172,6 +192,10 @@ impl Lab for KernelLab {
 
     fn redirect(&self, slot: u32, socket: i32) -> Result<(), Errno> {
         self.xsks_map.update(&slot.to_ne_bytes(), &socket.to_ne_bytes(), 0)
+    }
+
+    fn unredirect(&self, slot: u32) {
+        self.xsks_map.delete(&slot.to_ne_bytes()).unwrap();
     }
 
     fn inject(&self, packet: &[u8]) {
@@ -212,21 +236,7 @@ impl Lab for KernelLab {
     }
 
     fn with_metadata(&self) {
-        let mov_k = |dst, k| Insn::new(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, k);
-        let mov = |dst, src| Insn::new(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 0, 0);
-        let store = |offset| Insn::new(BPF_ST | BPF_MEM | BPF_W, 3, 0, offset, 0x1111_1111);
-        let first = [
-            mov_k(2, -8),
-            Insn::new(BPF_JMP | BPF_CALL, 0, 0, 0, 54),
-            Insn::new(BPF_LDX | BPF_MEM | BPF_W, 2, 6, 0, 0),
-            Insn::new(BPF_LDX | BPF_MEM | BPF_W, 3, 6, 8, 0),
-            mov(4, 3),
-            Insn::new(BPF_ALU64 | BPF_ADD | BPF_K, 4, 0, 0, 8),
-            Insn::new(BPF_JMP | BPF_JGT | BPF_X, 4, 2, 2, 0),
-            store(0),
-            store(4),
-        ];
-        let program = load(&redirect_program(&self.xsks_map, &first));
+        let program = load(&redirect_program((1, map_fd(&self.xsks_map)), &METADATA));
         self.link.update(program.as_fd(), None).unwrap();
         self.programs.lock().unwrap().push(program);
     }

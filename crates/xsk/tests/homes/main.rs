@@ -1,20 +1,36 @@
-//! What an AF_XDP socket does, held against both homes: every scenario runs on the engine's socket and on one
-//! of the running kernel, with the same expected answers, which were taken from the kernel.
+//! What an AF_XDP socket does, held against all homes: every scenario runs on the engine's socket on a plain cable,
+//! on veth devices of the engine's machine, through a server as another process would, and on one of the running
+//! kernel, with the same expected answers, which were taken from the kernel.
 
 mod lab;
+mod machine;
 mod raw;
+mod remote;
 mod rx;
 mod sanitizer;
 mod setup;
 mod tx;
+mod xceiver;
 
-/// One scenario, two tests.
-macro_rules! on_both_homes {
+/// One scenario, four tests.
+macro_rules! on_all_homes {
     ($($name:ident),* $(,)?) => {
         mod engine {
             $(#[test]
             fn $name() {
                 super::$name(&crate::lab::EngineLab::new());
+            })*
+        }
+        mod machine {
+            $(#[test]
+            fn $name() {
+                super::$name(&crate::machine::MachineLab::new());
+            })*
+        }
+        mod remote {
+            $(#[test]
+            fn $name() {
+                super::$name(&crate::remote::RemoteLab::new());
             })*
         }
         mod kernel {
@@ -26,7 +42,7 @@ macro_rules! on_both_homes {
         }
     };
 }
-use on_both_homes;
+use on_all_homes;
 
 /// An Ethernet frame of a type that nobody else sends.
 fn packet(len: usize) -> Vec<u8> {

@@ -58,7 +58,7 @@ pub(crate) struct Xsk {
 }
 
 pub(crate) fn anon(len: usize) -> Arc<SharedMem> {
-    Arc::new(SharedMem::anonymous(len).unwrap())
+    Arc::new(SharedMem::memfd(len).unwrap().0)
 }
 
 pub(crate) fn set(raw: &dyn RawSocket, name: i32, value: u32) -> Result<(), Errno> {

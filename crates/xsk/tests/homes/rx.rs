@@ -5,9 +5,9 @@ use uapi::if_xdp::*;
 
 use crate::lab::Lab;
 use crate::raw::{Spec, Xsk, addr};
-use crate::{on_both_homes, packet};
+use crate::{on_all_homes, packet};
 
-on_both_homes! {
+on_all_homes! {
     packets_without_a_buffer_are_dropped,
     a_full_ring_keeps_the_buffer_for_the_next_packet,
     packets_lie_behind_headroom_and_metadata_before_them,

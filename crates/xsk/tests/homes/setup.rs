@@ -4,10 +4,10 @@ use uapi::Errno;
 use uapi::if_xdp::*;
 
 use crate::lab::Lab;
-use crate::on_both_homes;
+use crate::on_all_homes;
 use crate::raw::{Spec, Xsk, addr, anon, set};
 
-on_both_homes! {
+on_all_homes! {
     sockets_are_raw_and_have_no_protocol,
     ring_sizes_are_powers_of_two_set_once,
     the_tx_budget_is_from_32_to_the_ring,
