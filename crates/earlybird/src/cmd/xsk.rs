@@ -1,8 +1,10 @@
-//! `earlybird xsk`: AF_XDP applications on a device of the running kernel, with rate lines.
+//! `earlybird xsk`: AF_XDP applications on a device of the running kernel or of an engine, with rate lines.
+
+mod serve;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
@@ -12,14 +14,16 @@ use linux::xsk::{AttachMode, RedirectProgram};
 use serde_json::json;
 use uapi::if_xdp::XdpStatistics;
 use xsk::app::{self, Counters, Job, Pace};
-use xsk::{BusyPoll, KernelHome, Mode, Socket, SocketConfig, Umem, UmemConfig};
+use xsk::remote::RemoteHome;
+use xsk::{BusyPoll, Home, KernelHome, Mode, Socket, SocketConfig, Umem, UmemConfig};
 
 use super::Failure;
 
 /// Receive, send and forward packets through AF_XDP sockets
 ///
-/// Needs root. Packets of the queue go to the socket by the default redirect program, which is detached at
-/// the end; other queues are not touched.
+/// Packets of the queue go to the socket by the default redirect program, which is detached at the end; other
+/// queues are not touched. On the running kernel this needs root. With `--engine` the device is one of an engine
+/// that `earlybird xsk serve` runs, and nothing is needed.
 #[derive(Subcommand)]
 pub(crate) enum XskCommand {
     /// Drop what comes in
@@ -30,12 +34,18 @@ pub(crate) enum XskCommand {
     L2fwd(Common),
     /// Print packets, or write them to a capture
     Dump(DumpArgs),
+    /// Run an engine with the devices of a scene, for sockets of other processes
+    Serve(serve::ServeArgs),
 }
 
 #[derive(Args)]
 pub(crate) struct Common {
     /// Device
     ifname: String,
+
+    /// Use a device of the engine that serves at this socket, not one of the kernel
+    #[arg(long, value_name = "SOCKET", conflicts_with = "mode")]
+    engine: Option<PathBuf>,
 
     /// Queue of the device
     #[arg(long, short, default_value_t = 0)]
@@ -141,6 +151,7 @@ pub(crate) fn run(command: &XskCommand) -> Result<(), Failure> {
         XskCommand::L2fwd(common) => session(common, "l2fwd", true, &mut Job::Echo),
         XskCommand::Tx(args) => session(&args.common, "txonly", false, &mut Job::Send(&packet(args.size))),
         XskCommand::Dump(args) => dump(args),
+        XskCommand::Serve(args) => serve::run(args),
     }
 }
 
@@ -176,14 +187,29 @@ fn dump(args: &DumpArgs) -> Result<(), Failure> {
 /// Opens the socket, sends the queue's packets to it, and runs the job.
 fn session(common: &Common, name: &str, receives: bool, job: &mut Job<'_>) -> Result<(), Failure> {
     let ifname = &common.ifname;
-    let ifindex = linux::sys::if_index(ifname).ok_or_else(|| anyhow!("{ifname}: no such device"))?;
+    let remote = common.engine.as_deref().map(connect).transpose()?;
+    let (home, ifindex): (&dyn Home, _) = match &remote {
+        Some(engine) => (engine, engine.device(ifname).ok()),
+        None => (&KernelHome, linux::sys::if_index(ifname)),
+    };
+    let ifindex = ifindex.ok_or_else(|| anyhow!("{ifname}: no such device"))?;
     let config = UmemConfig { frames: common.frames, frame_size: common.frame_size, ..UmemConfig::default() };
-    let umem = Umem::new(config).context("UMEM")?;
-    let mut socket = Socket::open(&KernelHome, &umem, socket_config(common, ifindex, receives))
+    let umem = if remote.is_some() { Umem::shared(config) } else { Umem::new(config) }.context("UMEM")?;
+    let mut socket = Socket::open(home, &umem, socket_config(common, ifindex, receives))
         .with_context(|| format!("{ifname} queue {}", common.queue))?;
-    let program = if receives { Some(attach(common, ifindex)?) } else { None };
-    if let Some(program) = &program {
-        program.insert(common.queue, socket.number()).context("xsks_map")?;
+    let program = match &remote {
+        None if receives => Some(attach(common, ifindex)?),
+        _ => None,
+    };
+    if receives {
+        let (queue, number) = (common.queue, socket.number());
+        match (&program, &remote) {
+            (Some(program), _) => program.insert(queue, number).context("xsks_map")?,
+            (None, Some(engine)) => {
+                engine.redirect(ifindex, queue, number).map_err(|e| refused(ifname, e))?
+            }
+            (None, None) => {}
+        }
         let fill = socket.fill.as_mut().context("no fill ring")?;
         fill.refill(common.frames.min(common.ring));
     }
@@ -193,9 +219,25 @@ fn session(common: &Common, name: &str, receives: bool, job: &mut Job<'_>) -> Re
     let pace = Pace { batch: common.batch, spin: common.spin };
     let stats = socket.raw().clone();
     let result = app::run(&umem, &mut socket, job, pace, |counters| rates.go_on(counters, &*stats));
-    let counters = result.map_err(|errno| anyhow!("{ifname}: {errno}"))?;
+    let counters = result.map_err(|errno| match errno {
+        uapi::Errno::ENXIO => anyhow!("{ifname}: ENXIO: the device, or the engine that had it, is gone"),
+        errno => anyhow!("{ifname}: {errno}"),
+    })?;
     rates.finish(&counters, socket.statistics().ok());
     Ok(())
+}
+
+fn connect(path: &Path) -> Result<RemoteHome, Failure> {
+    let connected = RemoteHome::connect(path);
+    Ok(connected
+        .map_err(|e| anyhow!("{}: {e}: no engine serves there (`earlybird xsk serve`)", path.display()))?)
+}
+
+fn refused(ifname: &str, errno: uapi::Errno) -> anyhow::Error {
+    match errno {
+        uapi::Errno::EBUSY => anyhow!("{ifname}: another XDP program is attached; detach it first"),
+        errno => anyhow!("{ifname}: attaching the redirect program: {errno}"),
+    }
 }
 
 fn attach(common: &Common, ifindex: u32) -> Result<RedirectProgram, Failure> {
@@ -204,9 +246,9 @@ fn attach(common: &Common, ifindex: u32) -> Result<RedirectProgram, Failure> {
         Hook::Native => AttachMode::Native,
         Hook::Skb => AttachMode::Skb,
     };
-    let refused = |e: linux::sys::ProgError| match e.errno {
-        uapi::Errno::EBUSY => anyhow!("{}: another XDP program is attached; detach it first", common.ifname),
-        errno => anyhow!("{}: attaching the redirect program: {errno} {}", common.ifname, e.log),
+    let refused = |e: linux::sys::ProgError| match e.log.as_str() {
+        "" => refused(&common.ifname, e.errno),
+        log => anyhow!("{}: the redirect program: {} {log}", common.ifname, e.errno),
     };
     Ok(RedirectProgram::attach(ifindex, common.queue + 1, mode, common.multi_buffer).map_err(refused)?)
 }

@@ -22,6 +22,7 @@ use linux::sys::{PinnedToCpu, thread_cpu_time};
 use machine::scene::EngineScene;
 use serde_json::{Value, json};
 
+use super::spread;
 use crate::cmd::Failure;
 
 /// The programs, which are the same file for both.
@@ -228,14 +229,6 @@ fn start(args: &PathArgs, case: Case, place: Where) -> Result<Running> {
     let report = play(&scene, running.home(), false)?;
     let failure = report.steps.iter().flat_map(|s| &s.failures).next();
     failure.map_or(Ok(running), |f| Err(anyhow!("{}: {f}", report.home)))
-}
-
-/// The middle, the smallest and the largest.
-fn spread(values: &[f64]) -> (f64, f64, f64) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
-    (at(sorted.len() / 2), at(0), at(sorted.len().saturating_sub(1)))
 }
 
 fn entry(case: Case, rates: &[Rates]) -> Value {
