@@ -239,17 +239,20 @@ impl Drop for Chain<'_> {
 }
 
 impl Chain<'_> {
+    #[inline]
     fn number(&self) -> u32 {
         // The head is an element of the array, so the distance is a small multiple of the size.
         let distance = std::ptr::from_ref(self.head) as usize - self.index.buckets.as_ptr() as usize;
         (distance / size_of::<Bucket>()) as u32
     }
 
+    #[inline]
     fn bucket(&self, at: u32) -> &Bucket {
         &self.index.buckets[at as usize]
     }
 
     /// Positions of the chain's buckets, first to last.
+    #[inline]
     fn buckets(&self) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(Some(self.number()), |at| {
             Some(self.bucket(*at).next.load(Relaxed)).filter(|n| *n != 0)
@@ -257,14 +260,23 @@ impl Chain<'_> {
     }
 
     /// The entry of a hash for which `is_key` holds.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, hash: u64, mut is_key: impl FnMut(u32) -> bool) -> Option<(Position, u32)> {
-        let tag = tag_of(hash);
+        let pattern = tag_of(hash).wrapping_mul(LANES);
         self.buckets().find_map(|at| {
             let bucket = self.bucket(at);
-            (0..BUCKET_ENTRIES).find_map(|slot| {
-                let elem = bucket.elems[slot].load(Relaxed);
-                (bucket.tag(slot) == tag && is_key(elem)).then_some((Position { bucket: at, slot }, elem))
+            (0..2).find_map(|half| {
+                let mut hits = zero_lanes(bucket.tags[half].load(Relaxed) ^ pattern);
+                while hits != 0 {
+                    let slot = half * 4 + hits.trailing_zeros() as usize / 16;
+                    let elem = bucket.elems[slot].load(Relaxed);
+                    // A lane above an equal one may look equal too.
+                    if bucket.tag(slot) == tag_of(hash) && is_key(elem) {
+                        return Some((Position { bucket: at, slot }, elem));
+                    }
+                    hits &= hits - 1;
+                }
+                None
             })
         })
     }
@@ -279,7 +291,7 @@ impl Chain<'_> {
         let mut last = 0;
         for at in self.buckets() {
             let bucket = self.bucket(at);
-            if let Some(slot) = (0..BUCKET_ENTRIES).find(|slot| bucket.tag(*slot) == 0) {
+            if let Some(slot) = bucket.empty_slot() {
                 return bucket.fill(slot, tag_of(hash), elem);
             }
             last = at;
@@ -298,10 +310,15 @@ impl Chain<'_> {
     }
 
     /// Removes an entry.
+    #[inline]
     pub fn remove(&self, at: Position) {
         if self.head.next.load(Relaxed) == 0 {
             return self.bucket(at.bucket).set_tag(at.slot, 0);
         }
+        self.remove_from_long(at);
+    }
+
+    fn remove_from_long(&self, at: Position) {
         let (mut before, mut tail) = (0, 0);
         for b in self.buckets() {
             (before, tail) = (tail, b);
@@ -362,10 +379,21 @@ impl Bucket {
         None
     }
 
+    /// The first slot without an entry.
+    #[inline]
+    fn empty_slot(&self) -> Option<usize> {
+        (0..2).find_map(|half| {
+            let empty = zero_lanes(self.tags[half].load(Relaxed));
+            (empty != 0).then(|| half * 4 + empty.trailing_zeros() as usize / 16)
+        })
+    }
+
+    #[inline]
     fn tag(&self, slot: usize) -> u64 {
         (self.tags[slot / 4].load(Relaxed) >> (slot % 4 * 16)) & 0xffff
     }
 
+    #[inline]
     fn set_tag(&self, slot: usize, tag: u64) {
         let word = &self.tags[slot / 4];
         let shift = slot % 4 * 16;
@@ -373,6 +401,7 @@ impl Bucket {
         word.store((word.load(Relaxed) & !(0xffff << shift)) | (tag << shift), Release);
     }
 
+    #[inline]
     fn fill(&self, slot: usize, tag: u64, elem: u32) {
         self.elems[slot].store(elem, Release);
         self.set_tag(slot, tag);

@@ -19,6 +19,9 @@ const MAX_SURPLUS_BYTES: u64 = 32 << 20;
 /// Retired elements that a CPU lets come together before it looks whether readers are done with them.
 const SCAN_EVERY: u32 = 64;
 
+/// Stamps that a CPU keeps apart; what comes in while there are more waits for the last one.
+const MAX_BATCHES: usize = 32;
+
 /// An element taken from the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Taken {
@@ -35,7 +38,7 @@ pub struct Taken {
 /// replaces a value takes an element alone. So a full map is full to the entry, as in the kernel, however
 /// many elements wait for their readers. There are always more elements than tokens. When every one of
 /// the surplus waits for readers, the one that has waited longest is given out again although its readers
-/// may not be done ([`Taken::seen`]): the kernel reuses preallocated elements at once, so a program must
+/// may not be done ([`Taken::seen`]; whether they are is asked every so many times only): the kernel reuses preallocated elements at once, so a program must
 /// expect that, and waiting is not possible inside a poll.
 ///
 /// Each CPU has its own lists and takes from the others' when they are empty. Elements that were used
@@ -52,10 +55,11 @@ pub struct ElementPool {
 struct Local {
     tokens: u32,
     free: Vec<u32>,
-    /// Retired elements, oldest first: `ready` that no reader sees, then those of `batches`, then the rest,
+    /// Retired elements, oldest first: `ready` that no reader sees, then `stamped` of `batches`, then the rest,
     /// which are not stamped yet.
     limbo: VecDeque<u32>,
     ready: usize,
+    stamped: usize,
     batches: VecDeque<(Stamp, usize)>,
     since_scan: u32,
 }
@@ -89,8 +93,11 @@ impl ElementPool {
         self.total
     }
 
+    #[inline]
     fn local(&self, cpu: u32) -> &SpinLock<Local> {
-        &self.cpus[cpu as usize % self.cpus.len()].0
+        let cpu = cpu as usize;
+        // A division takes longer than all the rest.
+        &self.cpus[if cpu < self.cpus.len() { cpu } else { cpu % self.cpus.len() }].0
     }
 
     /// All CPUs, this one first.
@@ -117,24 +124,68 @@ impl ElementPool {
     }
 
     /// Gives back the right to a key.
+    #[inline]
     pub fn give_token(&self, cpu: u32) {
         self.local(cpu).with(|l| l.tokens += 1);
     }
 
     /// Takes an element.
+    #[inline]
     pub fn take(&self, cpu: u32, domain: &Domain) -> Taken {
-        let own = self.local(cpu).with(|l| {
-            if l.since_scan >= SCAN_EVERY {
-                l.scan(domain);
+        let own = self.local(cpu).with(|l| l.take(self.is_used_up(), domain));
+        own.unwrap_or_else(|| self.take_elsewhere(cpu, domain))
+    }
+
+    /// [`ElementPool::take_token`] and [`ElementPool::take`] in one; `None` if the capacity is used up.
+    #[must_use]
+    #[inline]
+    pub fn take_with_token(&self, cpu: u32, domain: &Domain) -> Option<Taken> {
+        let (token, own) = self.local(cpu).with(|l| match l.tokens.checked_sub(1) {
+            Some(left) => {
+                l.tokens = left;
+                (true, l.take(self.is_used_up(), domain))
             }
-            l.pop_ready().or_else(|| l.free.pop())
+            None => (false, None),
         });
-        let index = own.or_else(|| self.take_fresh());
-        index.map_or_else(|| self.take_hard(cpu, domain), |index| Taken { index, seen: false })
+        if own.is_some() {
+            return own;
+        }
+        (token || self.take_token(cpu)).then(|| self.take_elsewhere(cpu, domain))
+    }
+
+    /// Takes an element for `swap`, which puts it in the place of `old`, out of sight of new readers, and gives
+    /// the old one back: [`ElementPool::take`] and [`ElementPool::retire`] in one. `swap` must not use the pool.
+    #[inline]
+    pub fn exchange(&self, cpu: u32, domain: &Domain, old: u32, swap: impl FnOnce(Taken)) {
+        let mut swap = Some(swap);
+        self.local(cpu).with(|l| {
+            if let Some(taken) = l.take(self.is_used_up(), domain) {
+                swap.take().into_iter().for_each(|swap| swap(taken));
+                l.retire(old);
+            }
+        });
+        if let Some(swap) = swap {
+            swap(self.take_elsewhere(cpu, domain));
+            self.retire(cpu, old);
+        }
+    }
+
+    /// Whether every element has been given out at least once.
+    #[inline]
+    fn is_used_up(&self) -> bool {
+        self.fresh.load(Relaxed) >= self.total
+    }
+
+    #[inline(never)]
+    fn take_elsewhere(&self, cpu: u32, domain: &Domain) -> Taken {
+        match self.take_fresh() {
+            Some(index) => Taken { index, seen: false },
+            None => self.take_hard(cpu, domain),
+        }
     }
 
     fn take_fresh(&self) -> Option<u32> {
-        if self.fresh.load(Relaxed) >= self.total {
+        if self.is_used_up() {
             return None;
         }
         let index = self.fresh.fetch_add(1, Relaxed);
@@ -171,11 +222,13 @@ impl ElementPool {
     }
 
     /// Gives back an element that readers may still see; it must be out of sight for new ones.
+    #[inline]
     pub fn retire(&self, cpu: u32, index: u32) {
         self.local(cpu).with(|l| l.retire(index));
     }
 
     /// [`ElementPool::retire`] and [`ElementPool::give_token`] in one.
+    #[inline]
     pub fn retire_with_token(&self, cpu: u32, index: u32) {
         self.local(cpu).with(|l| {
             l.tokens += 1;
@@ -190,11 +243,29 @@ impl ElementPool {
 }
 
 impl Local {
+    /// An element of this CPU's, if it has one; `used_up` says that no fresh ones are left.
+    #[inline]
+    fn take(&mut self, used_up: bool, domain: &Domain) -> Option<Taken> {
+        let due = self.since_scan >= SCAN_EVERY;
+        if due {
+            self.scan(domain);
+        }
+        if let Some(index) = self.pop_ready().or_else(|| self.free.pop()) {
+            return Some(Taken { index, seen: false });
+        }
+        // Between two scans nothing of its own comes free, and the one before has looked at the other CPUs.
+        let patient = used_up && !due && self.limbo.len() > SCAN_EVERY as usize;
+        let index = if patient { self.pop_oldest() } else { None };
+        index.map(|index| Taken { index, seen: true })
+    }
+
+    #[inline]
     fn retire(&mut self, index: u32) {
         self.limbo.push_back(index);
         self.since_scan += 1;
     }
 
+    #[inline]
     fn pop_ready(&mut self) -> Option<u32> {
         self.ready = self.ready.checked_sub(1)?;
         self.limbo.pop_front()
@@ -207,6 +278,7 @@ impl Local {
             self.ready -= 1;
         } else if let Some((_, n)) = self.batches.front_mut() {
             *n -= 1;
+            self.stamped -= 1;
             if *n == 0 {
                 self.batches.pop_front();
             }
@@ -215,11 +287,18 @@ impl Local {
     }
 
     /// Stamps what came in and finds what readers are done with.
+    #[inline(never)]
     fn scan(&mut self, domain: &Domain) {
         self.since_scan = 0;
-        let stamped = self.ready + self.batches.iter().map(|(_, n)| n).sum::<usize>();
-        if stamped < self.limbo.len() {
-            self.batches.push_back((domain.stamp(), self.limbo.len() - stamped));
+        let fresh = self.limbo.len() - self.ready - self.stamped;
+        if fresh > 0 {
+            let stamp = domain.stamp();
+            self.stamped += fresh;
+            let many = self.batches.len() >= MAX_BATCHES;
+            match self.batches.back_mut().filter(|_| many) {
+                Some(last) => *last = (stamp, last.1 + fresh),
+                None => self.batches.push_back((stamp, fresh)),
+            }
         }
         if self.batches.is_empty() {
             return;
@@ -230,6 +309,7 @@ impl Local {
                 break;
             }
             self.ready += n;
+            self.stamped -= n;
             self.batches.pop_front();
         }
     }

@@ -77,6 +77,7 @@ impl<'a> SharedSlice<'a> {
 
     /// A view of exclusively borrowed bytes.
     #[must_use]
+    #[inline]
     pub fn from_mut(bytes: &'a mut [u8]) -> Self {
         let len = bytes.len();
         // A slice's pointer is never null.
@@ -86,6 +87,7 @@ impl<'a> SharedSlice<'a> {
 
     /// Length, bytes.
     #[must_use]
+    #[inline]
     pub const fn len(self) -> usize {
         self.len
     }
@@ -105,6 +107,7 @@ impl<'a> SharedSlice<'a> {
 
     /// The pointer to the first byte.
     #[must_use]
+    #[inline]
     pub const fn as_ptr(self) -> NonNull<u8> {
         self.ptr
     }
@@ -138,6 +141,7 @@ impl<'a> SharedSlice<'a> {
 
     /// The 32-bit number at an aligned offset as an atomic; `None` if unaligned or outside.
     #[must_use]
+    #[inline]
     pub fn atomic_u32(self, offset: usize) -> Option<&'a AtomicU32> {
         let p = self.get(offset, 4)?.ptr;
         // SAFETY: within the range, aligned; the range is valid for `'a` and only accessed atomically.
@@ -146,6 +150,7 @@ impl<'a> SharedSlice<'a> {
 
     /// The 64-bit number at an aligned offset as an atomic; `None` if unaligned or outside.
     #[must_use]
+    #[inline]
     pub fn atomic_u64(self, offset: usize) -> Option<&'a AtomicU64> {
         let p = self.get(offset, 8)?.ptr;
         // SAFETY: as above.
@@ -198,12 +203,59 @@ impl<'a> SharedSlice<'a> {
         bytes_in(p, last);
     }
 
+    /// The bytes at an offset.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie within the range.
+    #[must_use]
+    #[inline]
+    pub fn read_array<const N: usize>(self, offset: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        match N {
+            4 => bytes.copy_from_slice(&self.read_u32(offset).to_le_bytes()),
+            8 => bytes.copy_from_slice(&self.read_u64(offset).to_le_bytes()),
+            _ => self.copy_to(offset, &mut bytes),
+        }
+        bytes
+    }
+
+    /// Copies all of `src` to the start, word by word if both are aligned. They may be the same, but not
+    /// overlap otherwise. For values of maps, which are short.
+    ///
+    /// # Panics
+    ///
+    /// If `src` is too long.
+    #[inline]
+    pub fn copy_words_from(self, src: SharedSlice<'_>) {
+        let (to, from, len) = (self.at(0, src.len), src.ptr, src.len);
+        if (to.addr().get() | from.addr().get() | len) & 7 != 0 {
+            return self.copy_from_shared(0, src);
+        }
+        for at in (0..len).step_by(8) {
+            // SAFETY: within both ranges, which are valid as long as the slices are, and aligned.
+            let word = unsafe { AtomicU64::from_ptr(from.as_ptr().add(at).cast()) }.load(Relaxed);
+            // SAFETY: as for reading; `at` has checked the length.
+            unsafe { AtomicU64::from_ptr(to.as_ptr().add(at).cast()) }.store(word, Relaxed);
+        }
+    }
+
     /// Copies all of `src` to `offset`. The two may overlap.
     ///
     /// # Panics
     ///
     /// If `src` is too long.
+    #[inline]
     pub fn copy_from_shared(self, offset: usize, src: SharedSlice<'_>) {
+        if src.len > 64 {
+            return self.copy_long(offset, src);
+        }
+        let mut bounce = [0; 64];
+        src.copy_to(0, &mut bounce[..src.len]);
+        self.copy_from(offset, &bounce[..src.len]);
+    }
+
+    fn copy_long(self, offset: usize, src: SharedSlice<'_>) {
         let len = src.len;
         let dst = self.at(offset, len).addr();
         let mut bounce = [0; 512];
@@ -224,9 +276,10 @@ impl<'a> SharedSlice<'a> {
     /// # Panics
     ///
     /// If they do not lie within the range.
+    #[inline]
     pub fn fill(self, offset: usize, len: usize, value: u8) {
         let _ = self.at(offset, len);
-        let bytes = [value; 512];
+        let bytes = [value; 64];
         let mut done = 0;
         while done < len {
             let n = bytes.len().min(len - done);

@@ -3,6 +3,8 @@
 // UNSAFETY: owns a raw allocation whose addresses compiled programs use.
 #![allow(unsafe_code)]
 
+#[cfg(all(target_os = "linux", not(miri)))]
+use std::alloc::alloc;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
@@ -11,8 +13,7 @@ use crate::SharedSlice;
 /// Memory of a map: `count` elements of `stride` bytes, zeroed, on a cache line boundary.
 ///
 /// The bytes are only reached as [`SharedSlice`], so any number of threads and programs may use them at
-/// once. The operating system supplies pages when they are first touched, so a large map that is hardly
-/// used costs little.
+/// once.
 pub struct Slab {
     ptr: NonNull<u8>,
     stride: usize,
@@ -32,11 +33,14 @@ impl Slab {
         let bytes = count.checked_mul(stride)?.max(1);
         let layout = Layout::from_size_align(bytes, align.max(64)).ok()?;
         // SAFETY: the layout is not of size 0.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let ptr = NonNull::new(unsafe { zeroed_bytes(layout) })?;
         // Compiled programs come back with addresses of it.
         let _ = ptr.as_ptr().expose_provenance();
         Some(Self { ptr, stride, count, layout })
     }
+
+    /// Offset of the host address of element 0 in this struct, bytes, for compiled programs.
+    pub const OFF_BASE: usize = std::mem::offset_of!(Self, ptr);
 
     /// Elements.
     #[must_use]
@@ -82,6 +86,43 @@ impl Slab {
     pub fn prefetch(&self, index: usize) {
         prefetch(self.ptr.as_ptr().wrapping_add(index * self.stride));
     }
+}
+
+/// Memory from so many bytes on is asked for in large pages, bytes.
+#[cfg(all(target_os = "linux", not(miri)))]
+const LARGE: usize = 4 << 20;
+/// For a larger alignment the global allocator writes the zeroes itself, so here it can be done as well; for others
+/// the system supplies zeroed pages when they are first touched.
+#[cfg(all(target_os = "linux", not(miri)))]
+const MALLOC_ALIGN: usize = 16;
+
+/// Zeroed memory of the global allocator; null if there is not that much. Tables of many megabytes lie in large
+/// pages, if the system has some: then a lookup of a random key misses one or two cache lines and no page
+/// table.
+///
+/// # Safety
+///
+/// The layout must not be of size 0.
+pub(crate) unsafe fn zeroed_bytes(layout: Layout) -> *mut u8 {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    if layout.size() >= LARGE && layout.align() > MALLOC_ALIGN {
+        // SAFETY: the caller's promise.
+        let ptr = unsafe { alloc(layout) };
+        if ptr.is_null() {
+            return ptr;
+        }
+        const PAGE: usize = 4096;
+        let skip = ptr.addr().wrapping_neg() % PAGE;
+        let len = (layout.size() - skip) / PAGE * PAGE;
+        // SAFETY: whole pages of the allocation; the advice changes nothing that can be seen in them, and whether
+        // it is taken does not matter.
+        let _ = unsafe { libc::madvise(ptr.add(skip).cast(), len, libc::MADV_HUGEPAGE) };
+        // SAFETY: just allocated with this size.
+        unsafe { ptr.write_bytes(0, layout.size()) };
+        return ptr;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { alloc_zeroed(layout) }
 }
 
 /// Asks the processor to fetch the cache line of an address; any address will do.

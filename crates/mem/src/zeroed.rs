@@ -1,9 +1,9 @@
-//! Large arrays of atomics that start as zeroes, without touching their memory.
+//! Large arrays of atomics that start as zeroes.
 // UNSAFETY: takes zeroed memory for initialised values.
 #![allow(unsafe_code)]
 
 #[cfg(not(loom))]
-use std::alloc::{Layout, alloc_zeroed};
+use std::alloc::Layout;
 #[cfg(not(loom))]
 use std::ptr::{NonNull, slice_from_raw_parts_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
@@ -40,7 +40,7 @@ pub(crate) fn zeroed<T: ZeroIsValid>(len: usize) -> Option<Box<[T]>> {
         return Some(Box::default());
     }
     // SAFETY: the layout is not of size 0.
-    let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+    let ptr = NonNull::new(unsafe { crate::slab::zeroed_bytes(layout) })?;
     let slice = slice_from_raw_parts_mut(ptr.as_ptr().cast::<T>(), len);
     // SAFETY: allocated by the global allocator with the layout of `[T; len]`, and zero is a value of `T`.
     Some(unsafe { Box::from_raw(slice) })

@@ -44,8 +44,25 @@ fn a_reader_keeps_its_elements_until_the_surplus_is_used_up() {
     let oldest = pool.take(0, &domain);
     assert_eq!(oldest, Taken { index: 0, seen: true });
     drop(guard);
+    // That the reader is gone is noticed at the next scan.
+    for _ in 0..SCAN_EVERY {
+        pool.retire(0, live);
+        live = pool.take(0, &domain).index;
+    }
     pool.retire(0, live);
     assert!(!pool.take(0, &domain).seen);
+}
+
+#[test]
+fn a_reader_that_stays_does_not_make_updates_slow() {
+    let (pool, domain) = (ElementPool::with_surplus(1, 4096, 1).unwrap(), Domain::new());
+    let _guard = domain.pin();
+    let mut live = pool.take(0, &domain).index;
+    for _ in 0..if cfg!(miri) { 10_000 } else { 100_000 } {
+        pool.exchange(0, &domain, live, |taken| live = taken.index);
+    }
+    let batches = pool.local(0).with(|l| l.batches.len());
+    assert!(batches <= MAX_BATCHES, "{batches} stamps are kept");
 }
 
 #[test]
