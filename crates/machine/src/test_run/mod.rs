@@ -20,6 +20,8 @@ use crate::{NetTables, SeededHost};
 
 /// Size of the page that the linear part lives in, and of each fragment's, bytes.
 const PAGE_SIZE: usize = Frame::PAGE_SIZE;
+/// Runs of one read-side section, as many as a NAPI poll has packets.
+const POLL_BUDGET: u32 = 64;
 /// Largest metadata that a request may bring: the headroom less the room of an `xdp_frame`, bytes.
 const META_MAX: usize = XDP_PACKET_HEADROOM - XDP_FRAME_SIZE;
 
@@ -70,9 +72,9 @@ impl Runner {
         host.begin(Some(request.script.clone()).filter(|script| !script.is_empty()));
         let mut redirect = RedirectInfo::default();
         let repeat = request.repeat.max(1);
-        let guard = epoch::pin();
+        let mut guard = epoch::pin();
         let started = Instant::now();
-        let retval = self.run_repeatedly(repeat, program, &guard, &mut buff, &mut redirect, host);
+        let retval = self.run_repeatedly(repeat, program, &mut guard, &mut buff, &mut redirect, host);
         let duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX) / u64::from(repeat);
         let (scripted, off_script) = host.end();
         let retval = retval.map_err(|fault| refused(Errno::EFAULT, fault.to_string()))? as u32;
@@ -89,8 +91,29 @@ impl Runner {
         Ok(output)
     }
 
-    /// Answers the last result.
+    /// Answers the last result. A read-side section lasts as long as in a poll, so that what programs delete
+    /// does not pile up.
     fn run_repeatedly(
+        &mut self,
+        repeat: u32,
+        program: &Arc<Program>,
+        guard: &mut Guard,
+        buff: &mut XdpBuff<'_>,
+        redirect: &mut RedirectInfo,
+        host: &mut dyn Host,
+    ) -> Result<u64, Fault> {
+        let mut retval = Ok(0);
+        let mut left = repeat;
+        while left > 0 && retval.is_ok() {
+            let now = left.min(POLL_BUDGET);
+            left -= now;
+            retval = self.run_some(now, program, guard, buff, redirect, host);
+            guard.repin();
+        }
+        retval
+    }
+
+    fn run_some(
         &mut self,
         repeat: u32,
         program: &Arc<Program>,
