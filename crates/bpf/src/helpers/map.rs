@@ -4,11 +4,12 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use mem::SharedSlice;
 use uapi::Errno;
 use uapi::bpf::{BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapType};
 
 use super::{Args, Reply, errno, status};
-use crate::maps::{KeyBuf, Map};
+use crate::maps::{Map, with_key};
 use crate::vm::{Fault, RegionKind, Run};
 
 /// The value of a key, or the inner map; null if there is none.
@@ -16,15 +17,15 @@ use crate::vm::{Fault, RegionKind, Run};
 /// Kernel: `kernel/bpf/helpers.c bpf_map_lookup_elem, v6.18`
 pub(super) fn lookup_elem(run: &mut Run<'_, '_>, [map, key, ..]: Args) -> Reply {
     let map = run.map(map)?;
-    let key = read_key(run, map, key)?;
+    let (guard, cpu, key) = (run.guard(), run.cpu(), read_key(run, map, key)?);
     if matches!(map.def().map_type, MapType::ArrayOfMaps | MapType::HashOfMaps) {
-        return match map.inner(run.guard(), &key) {
+        return match with_key(key, |key| map.inner(guard, key)) {
             Some(inner) => run.memory.expose_map(inner),
             None => Ok(0),
         };
     }
     may_read(map)?;
-    match map.lookup(run.guard(), run.cpu(), &key) {
+    match with_key(key, |key| map.lookup(guard, cpu, key)) {
         Some(value) => run.expose(RegionKind::MapValue(map.id()), value, is_writable(map)),
         None => Ok(0),
     }
@@ -35,9 +36,9 @@ pub(super) fn lookup_elem(run: &mut Run<'_, '_>, [map, key, ..]: Args) -> Reply 
 /// Kernel: `kernel/bpf/helpers.c bpf_map_lookup_percpu_elem, v6.18`
 pub(super) fn lookup_percpu_elem(run: &mut Run<'_, '_>, [map, key, cpu, ..]: Args) -> Reply {
     let map = run.map(map)?;
-    let key = read_key(run, map, key)?;
+    let (guard, key) = (run.guard(), read_key(run, map, key)?);
     may_read(map)?;
-    match map.lookup_percpu(run.guard(), &key, cpu as u32) {
+    match with_key(key, |key| map.lookup_percpu(guard, key, cpu as u32)) {
         Some(value) => run.expose(RegionKind::MapValue(map.id()), value, is_writable(map)),
         None => Ok(0),
     }
@@ -49,7 +50,7 @@ pub(super) fn update_elem(run: &mut Run<'_, '_>, [map, key, value, flags, _]: Ar
     may_write(map)?;
     let key = read_key(run, map, key)?;
     let value = run.read(value, map.def().value_size.into())?;
-    status(map.update(run.cpu(), &key, value.into(), flags))
+    status(with_key(key, |key| map.update(run.cpu(), key, value.into(), flags)))
 }
 
 /// Kernel: `kernel/bpf/helpers.c bpf_map_delete_elem, v6.18`
@@ -57,7 +58,7 @@ pub(super) fn delete_elem(run: &mut Run<'_, '_>, [map, key, ..]: Args) -> Reply 
     let map = run.map(map)?;
     may_write(map)?;
     let key = read_key(run, map, key)?;
-    status(map.delete(run.cpu(), &key))
+    status(with_key(key, |key| map.delete(run.cpu(), key)))
 }
 
 /// Kernel: `kernel/bpf/helpers.c bpf_map_push_elem, v6.18`
@@ -131,8 +132,8 @@ pub(crate) fn sum_elem_count(run: &mut Run<'_, '_>, [map, ..]: Args) -> Reply {
 }
 
 #[inline]
-fn read_key(run: &Run<'_, '_>, map: &Map, key: u64) -> Result<KeyBuf, Fault> {
-    Ok(KeyBuf::new(run.read(key, map.def().key_size.into())?))
+fn read_key<'a>(run: &'a Run<'_, '_>, map: &Map, key: u64) -> Result<SharedSlice<'a>, Fault> {
+    run.read(key, map.def().key_size.into())
 }
 
 /// Whether programs may write values.
@@ -141,6 +142,7 @@ fn is_writable(map: &Map) -> bool {
     map.def().map_flags & BPF_F_RDONLY_PROG == 0
 }
 
+#[inline]
 fn may_write(map: &Arc<Map>) -> Result<(), Fault> {
     if is_writable(map) {
         return Ok(());

@@ -1,15 +1,19 @@
 //! `bpf_perf_event_output`.
 
+use mem::SharedSlice;
 use uapi::Errno;
 
 use super::{Args, Reply, errno, status};
 use crate::host::{Event, PerfEvent};
-use crate::vm::{Access, Fault, Run};
+use crate::vm::{Access, Run};
 
 /// The part of the flags that is the index; all ones for the own CPU.
 const INDEX_MASK: u64 = 0xffff_ffff;
 /// The part of the flags that is the number of bytes of the packet, and where it starts.
 const CTXLEN_MASK: u64 = 0xf_ffff << 32;
+
+/// Samples of up to so many bytes, with what they bring of the packet, are put together on the stack.
+const SHORT: usize = 256;
 
 /// Sends a sample, and bytes of the packet after it, to user space.
 ///
@@ -35,14 +39,16 @@ pub(super) fn event_output(run: &mut Run<'_, '_>, [ctx, map, flags, data, size]:
     if event.cpu != cpu {
         return errno(Errno::EOPNOTSUPP);
     }
-    let mut bytes = sample.to_vec();
-    bytes.extend(packet(run, packet_len)?);
-    status(run.host.event(Event::PerfSample { map_id: map.id(), cpu, data: &bytes }))
-}
-
-/// The first bytes of the packet.
-fn packet(run: &Run<'_, '_>, len: usize) -> Result<Vec<u8>, Fault> {
-    let mut bytes = vec![0; len];
-    run.buff().copy_out(0, mem::SharedSlice::from_mut(&mut bytes));
-    Ok(bytes)
+    let len = sample.len() + packet_len;
+    let (mut short, mut long) = ([0; SHORT], Vec::new());
+    let bytes = if len <= SHORT {
+        &mut short[..len]
+    } else {
+        long.resize(len, 0);
+        &mut long[..]
+    };
+    let (start, packet) = bytes.split_at_mut(sample.len());
+    sample.copy_to(0, start);
+    run.buff().copy_out(0, SharedSlice::from_mut(packet));
+    status(run.host.event(Event::PerfSample { map_id: map.id(), cpu, data: bytes }))
 }

@@ -1,7 +1,7 @@
 //! Calls of helpers, kernel functions and functions of the program.
 //!
 //! Arguments are where the platform's calling convention has them, because R1 to R5 have their homes
-//! there. Helpers take two more: the run, and which helper is meant.
+//! there. Helpers take one more, the run, and kernel functions two: the run, and which one is meant.
 
 use uapi::bpf::{MAX_TAIL_CALL_CNT, func};
 
@@ -27,7 +27,9 @@ impl Compiler<'_> {
                 self.asm.call(label);
             }
             Callee::Helper(number) => {
-                let helper = (self.source.helper)(number);
+                let map = self.source.facts.insn(site.insn).map;
+                let known = map.and_then(|map| (self.source.of_map)(map, number));
+                let helper = known.or_else(|| (self.source.helper)(number));
                 let helper = helper.ok_or(JitError::Unsupported { insn: site.insn, what: "helper call" })?;
                 self.helper_or_fast_path(&site, helper);
             }
@@ -49,7 +51,7 @@ impl Compiler<'_> {
     fn helper_or_fast_path(&mut self, site: &CallSite, helper: u64) {
         match self.fast_path(site, helper) {
             Fast::Whole => {}
-            Fast::No => self.call_helper(helper),
+            Fast::No => self.call_function(site.callee, helper),
             Fast::Usual(slow) => {
                 let done = self.asm.label();
                 self.asm.bind(done);
@@ -59,19 +61,32 @@ impl Compiler<'_> {
                     self.asm.mark(insn);
                 }
                 self.asm.bind(slow);
-                self.call_helper(helper);
+                self.call_function(site.callee, helper);
                 self.asm.jmp(done);
                 self.asm.switch(false);
             }
         }
     }
 
-    /// Calls the function that calls helpers.
+    fn call_function(&mut self, callee: Callee, function: u64) {
+        match callee {
+            Callee::Kfunc(_) => self.call_kfunc(function),
+            _ => self.call_helper(function),
+        }
+    }
+
+    /// Calls a helper's function.
     fn call_helper(&mut self, helper: u64) {
-        self.asm.mov_ri(Gpr::Rax, helper);
+        self.asm.mov_rr(Width::W64, Gpr::R9, RUN);
+        self.call_address(helper);
+    }
+
+    /// Calls the function that calls kernel functions.
+    fn call_kfunc(&mut self, kfunc: u64) {
+        self.asm.mov_ri(Gpr::Rax, kfunc);
         self.asm.mov_rr(Width::W64, Gpr::R9, RUN);
         self.asm.store(Size::D, Mem::new(Gpr::Rsp, 0), Gpr::Rax);
-        self.call_address(self.source.abi.call_helper);
+        self.call_address(self.source.abi.call_kfunc);
     }
 
     /// Calls a function elsewhere; rax may be changed before.

@@ -514,7 +514,7 @@ impl Scan {
             BPF_JMP if op == BPF_CALL => match inline() {
                 Some(inline) => {
                     self.uses_run |= inline.uses_run();
-                    self.routines |= matches!(inline, Inline::Hash { .. });
+                    self.routines |= matches!(inline, Inline::Routine { .. });
                 }
                 None => self.calls = true,
             },

@@ -1,6 +1,6 @@
-//! Lookups in hash tables as machine code: a routine per table, which works in few registers.
+//! Lookups as machine code: a routine per map, which works in few registers.
 //!
-//! The routine does what [`HashLayout`] describes: one line of the bucket, eight tags compared at once, one
+//! For maps of devices and sockets it reads the slot. For hash tables it does what [`HashLayout`] describes: one line of the bucket, eight tags compared at once, one
 //! line of the element. What is rare goes to the general lookup: two keys with one tag, an overflow bucket,
 //! a writer at the same time.
 
@@ -24,7 +24,7 @@ const ELEMENT: Gpr = Gpr::R8;
 /// Longest key that a routine hashes and compares.
 pub(super) const MAX_KEY: u32 = 64;
 
-/// A table that the program looks things up in, and its routine.
+/// A map that the program looks things up in, and its routine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Routine {
     map: u32,
@@ -110,12 +110,50 @@ impl Compiler<'_> {
         self.asm.switch(true);
         for Routine { map, label } in std::mem::take(&mut self.routines) {
             let link = self.source.maps[map as usize];
-            let Layout::Hash(layout) = link.layout else { continue };
             self.asm.align(4);
             self.asm.bind(label);
-            self.lookup_routine(&layout, link.key_size, link.handle);
+            match link.layout {
+                Layout::Hash(layout) => self.lookup_routine(&layout, link.key_size, link.handle),
+                layout => self.slot_routine(layout, link.handle),
+            }
         }
         self.asm.switch(false);
+    }
+
+    /// Devices and sockets. What cannot be read from the slot alone is for the general lookup.
+    fn slot_routine(&mut self, layout: Layout, handle: u64) {
+        let (none, slow) = (self.asm.label(), self.asm.label());
+        let (index, slots) = (Gpr::Rax, Gpr::Rcx);
+        self.asm.mov_rr(Width::W32, index, KEY);
+        let base = match layout {
+            Layout::Entries { base, max_entries, .. } | Layout::Slots { base, max_entries } => {
+                self.asm.alu_ri(Alu::Cmp, Width::W32, index, max_entries as i32);
+                self.asm.jcc(Cond::Ae, none);
+                base
+            }
+            Layout::Buckets { base, mask } => {
+                self.asm.alu_ri(Alu::And, Width::W32, index, mask as i32);
+                base
+            }
+            // `plan` makes routines for no others.
+            _ => return self.slow_lookup(4, handle),
+        };
+        self.asm.mov_ri(slots, base);
+        self.asm.load(Size::D, index, Mem::indexed(slots, index, 3, 0));
+        self.asm.test_rr(Width::W64, index, index);
+        match layout {
+            Layout::Entries { off_value, .. } => {
+                self.asm.jcc(Cond::E, none);
+                self.asm.load(Size::D, Gpr::Rax, Mem::new(index, off_value as i32));
+                self.asm.ret();
+            }
+            _ => self.asm.jcc(Cond::Ne, slow),
+        }
+        self.asm.bind(none);
+        self.asm.zero(Gpr::Rax);
+        self.asm.ret();
+        self.asm.bind(slow);
+        self.slow_lookup(4, handle);
     }
 
     fn lookup_routine(&mut self, layout: &HashLayout, key_size: u32, handle: u64) {
@@ -146,7 +184,7 @@ impl Compiler<'_> {
         self.asm.mov_ri(Gpr::Rax, layout.elems);
         self.asm.alu_rr(Alu::Add, Width::W64, ELEMENT, Gpr::Rax);
         self.compare_element(layout, key_size, slow);
-        self.found(layout);
+        self.found(layout, slow);
         self.asm.bind(none);
         self.asm.alu_mi(Alu::Cmp, Size::W, field(IndexLayout::OFF_NEXT), 0);
         self.asm.jcc(Cond::Ne, slow);
@@ -206,7 +244,22 @@ impl Compiler<'_> {
     }
 
     /// Answers the address of the value.
-    fn found(&mut self, layout: &HashLayout) {
+    fn found(&mut self, layout: &HashLayout, slow: Label) {
+        if let Some(maps) = layout.maps {
+            // The element is still the key's when its map has been read, so the map was the key's too.
+            self.asm.mov_ri(Gpr::Rax, maps);
+            self.asm.load(Size::D, Gpr::Rax, Mem::indexed(Gpr::Rax, Gpr::Rcx, 3, 0));
+            self.asm.alu_rm(
+                Alu::Cmp,
+                Width::W32,
+                BUCKET,
+                Mem::new(ELEMENT, HashLayout::OFF_GENERATION as i32),
+            );
+            self.asm.jcc(Cond::Ne, slow);
+            self.asm.test_rr(Width::W64, Gpr::Rax, Gpr::Rax);
+            self.asm.jcc(Cond::E, slow);
+            return self.asm.ret();
+        }
         if layout.lru {
             let referenced = Mem::new(ELEMENT, HashLayout::OFF_REF as i32);
             let known = self.asm.label();
@@ -307,7 +360,7 @@ impl Compiler<'_> {
             self.asm.mov_rr(Width::W64, Gpr::Rsi, KEY);
         }
         self.asm.mov_ri(Gpr::Rdi, handle);
-        self.call_address(self.source.abi.hash_lookup);
+        self.call_address(self.source.abi.map_lookup);
         for (i, r) in KEPT.into_iter().enumerate() {
             self.asm.load(Size::D, r, Mem::new(stack, 8 + 8 * i as i32));
         }

@@ -26,8 +26,8 @@ pub(super) enum Inline {
     SlotAt(u64),
     /// What stands in a slot, if there is that many.
     Slot { base: u64, max_entries: u32 },
-    /// A hash table's value, by a routine.
-    Hash { map: u32, key_size: u32, percpu: bool },
+    /// What a lookup in a hash table or among devices and sockets finds, by a routine.
+    Routine { map: u32, key_size: u32, percpu: bool },
     /// The CPU's number.
     Cpu,
 }
@@ -37,7 +37,7 @@ impl Inline {
     pub(super) const fn uses_run(self) -> bool {
         matches!(
             self,
-            Self::PercpuAt { .. } | Self::Percpu { .. } | Self::Hash { percpu: true, .. } | Self::Cpu
+            Self::PercpuAt { .. } | Self::Percpu { .. } | Self::Routine { percpu: true, .. } | Self::Cpu
         )
     }
 
@@ -45,7 +45,7 @@ impl Inline {
     pub(super) const fn key_size(self) -> Option<u32> {
         match self {
             Self::Array { .. } | Self::Percpu { .. } | Self::Slot { .. } => Some(4),
-            Self::Hash { key_size, .. } => Some(key_size),
+            Self::Routine { key_size, .. } => Some(key_size),
             _ => None,
         }
     }
@@ -63,6 +63,8 @@ pub(super) fn plan(source: &Source<'_>, i: u32) -> Option<Inline> {
             let map = source.maps.get(fact.map? as usize)?;
             match map.layout {
                 Layout::Hash(layout) => hash_lookup(fact.map?, &layout, map.key_size),
+                Layout::Entries { .. } | Layout::Buckets { .. } => Some(slot_lookup(fact.map?)),
+                Layout::Slots { .. } if !map.holds_maps => Some(slot_lookup(fact.map?)),
                 _ => lookup(map, fact.key.map(|k| k as u32)),
             }
         }
@@ -97,6 +99,10 @@ fn lookup(map: &MapLink, key: Option<u32>) -> Option<Inline> {
     })
 }
 
+fn slot_lookup(map: u32) -> Inline {
+    Inline::Routine { map, key_size: 4, percpu: false }
+}
+
 fn hash_lookup(map: u32, layout: &HashLayout, key_size: u32) -> Option<Inline> {
     let strides =
         [layout.stride, layout.percpu.map_or(0, |(_, cpu, _)| cpu), layout.percpu.map_or(0, |p| p.2)];
@@ -104,7 +110,7 @@ fn hash_lookup(map: u32, layout: &HashLayout, key_size: u32) -> Option<Inline> {
     let percpu = layout.percpu.is_some();
     // The register that a key of odd length is put together with holds the element's number then.
     let odd = percpu && !hash::is_word(key_size) && !matches!(key_size % 8, 0 | 1 | 2 | 4);
-    (fits && !odd && (1..=hash::MAX_KEY).contains(&key_size)).then_some(Inline::Hash {
+    (fits && !odd && (1..=hash::MAX_KEY).contains(&key_size)).then_some(Inline::Routine {
         map,
         key_size,
         percpu,
@@ -120,7 +126,7 @@ impl Compiler<'_> {
             _ => Id::UNDEF,
         };
         match inline {
-            Inline::Hash { map, key_size, .. } => self.hash_lookup_node(map, key_size, pointer, key),
+            Inline::Routine { map, key_size, .. } => self.hash_lookup_node(map, key_size, pointer, key),
             Inline::Address(addr) => self.value_address(addr),
             Inline::Array { base, stride, max_entries } => {
                 let base = self.value_address(base);

@@ -64,8 +64,10 @@ pub struct Source<'a> {
     pub facts: Facts<'a>,
     /// Maps in the order in which instructions count them.
     pub maps: &'a [MapLink],
-    /// Address of the helper of a number.
+    /// Address of a function for the helper of a number: takes R1 to R5 and the run, answers R0.
     pub helper: &'a dyn Fn(i32) -> Option<u64>,
+    /// Address of such a function for calls with this map alone, if there is a better one.
+    pub of_map: &'a dyn Fn(u32, i32) -> Option<u64>,
     /// Address of the kernel function at a position of the program's list.
     pub kfunc: &'a dyn Fn(usize) -> Option<u64>,
     /// Whether answers that no program, packet or map decides come from a script, so that every call of a
@@ -81,7 +83,7 @@ pub struct Source<'a> {
 impl<'a> Source<'a> {
     /// One function without anything else.
     fn bare(insns: &'a [Insn]) -> Self {
-        let (helper, kfunc) = (&|_| None, &|_| None);
+        let (helper, of_map, kfunc) = (&|_| None, &|_, _| None, &|_| None);
         let abi = crate::vm::abi_in_test();
         let facts = Facts::default();
         Self {
@@ -91,6 +93,7 @@ impl<'a> Source<'a> {
             facts,
             maps: &[],
             helper,
+            of_map,
             kfunc,
             scripted: false,
             listing: false,
@@ -139,12 +142,12 @@ pub struct Abi {
     pub rxq_queue_index: i32,
     /// Of the device's number in the transmit queue.
     pub txq_ifindex: i32,
-    /// Address of a function that calls a helper: five arguments, the run, and on the stack the address of
-    /// the helper.
-    pub call_helper: u64,
-    /// Address of a function that looks up in a hash table: the map, the address of the key; answers the
-    /// address of the value (CPU 0's if every CPU has its own), or 0.
-    pub hash_lookup: u64,
+    /// Address of a function that calls a kernel function: five arguments, the run, and on the stack the
+    /// address of the kernel function.
+    pub call_kfunc: u64,
+    /// Address of a function that looks up in a map: the map, the address of the key; answers the address of
+    /// the value (CPU 0's if every CPU has its own) or of the inner map, or 0.
+    pub map_lookup: u64,
     /// Address of a function that takes a spin lock at an address.
     pub spin_lock: u64,
     /// Addresses of `bpf_dynptr_from_xdp` and `bpf_dynptr_slice`.
@@ -376,7 +379,7 @@ impl<'a> Compiler<'a> {
         let batch = self.batch_entry();
         let memory = |e: std::io::Error| JitError::Memory(e.to_string());
         let len = self.asm.max_len(&frames);
-        let mut buffer = CodeBuffer::new(len, self.source.abi.call_helper).map_err(memory)?;
+        let mut buffer = CodeBuffer::new(len, self.source.abi.call_kfunc).map_err(memory)?;
         let Ok(linked) = self.asm.link(&frames, buffer.addr()) else { return Ok(Err(Retry::FarCalls)) };
         let len = linked.bytes.len();
         buffer.bytes_mut()[..len].copy_from_slice(&linked.bytes);

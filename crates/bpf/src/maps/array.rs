@@ -41,6 +41,7 @@ impl Array {
     }
 
     /// Kernel: `kernel/bpf/arraymap.c array_map_update_elem, v6.18`
+    #[inline]
     pub(super) fn update(
         &self,
         record: &Record,
@@ -173,6 +174,7 @@ impl PercpuArray {
     }
 
     /// An update by a program: of its own CPU's value.
+    #[inline]
     pub(super) fn update(
         &self,
         record: &Record,
@@ -222,6 +224,7 @@ impl PercpuArray {
     }
 }
 
+#[inline]
 fn check_update(record: &Record, index: u32, max_entries: u32, flags: u64) -> Result<(), Errno> {
     if flags & !BPF_F_LOCK > BPF_EXIST {
         return Err(Errno::EINVAL);

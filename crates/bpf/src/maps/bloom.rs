@@ -7,7 +7,7 @@ use mem::zeroed_u64;
 use uapi::Errno;
 use uapi::bpf::{BPF_ANY, BPF_F_ZERO_SEED};
 
-use super::{CreateError, MapContext, MapDef};
+use super::{Bytes, CreateError, MapContext, MapDef, with_key};
 
 /// Kernel: `kernel/bpf/bloom_filter.c, v6.18`
 #[derive(Debug)]
@@ -30,26 +30,40 @@ impl Bloom {
         Ok(Self { bits, mask, seed, hash_funcs })
     }
 
-    fn places(&self, value: &[u8]) -> impl Iterator<Item = (&AtomicU64, u64)> {
+    #[inline]
+    fn places<'a>(&'a self, value: &'a [u8]) -> impl Iterator<Item = (&'a AtomicU64, u64)> {
         (0..self.hash_funcs).map(move |i| {
             let bit = jhash(value, self.seed.wrapping_add(i)) & self.mask;
             (&self.bits[bit as usize / 64], 1 << (bit % 64))
         })
     }
 
-    pub(super) fn push(&self, value: &[u8], flags: u64) -> Result<(), Errno> {
+    pub(super) fn push(&self, value: Bytes<'_>, flags: u64) -> Result<(), Errno> {
         if flags != BPF_ANY {
             return Err(Errno::EINVAL);
         }
-        for (word, bit) in self.places(value) {
-            word.fetch_or(bit, Relaxed);
+        let add = |value: &[u8]| {
+            for (word, bit) in self.places(value) {
+                // Most values are there already, and to write takes the line away from other CPUs.
+                if word.load(Relaxed) & bit == 0 {
+                    word.fetch_or(bit, Relaxed);
+                }
+            }
+        };
+        match value {
+            Bytes::Own(value) => add(value),
+            Bytes::Shared(value) => with_key(value, add),
         }
         Ok(())
     }
 
-    pub(super) fn peek(&self, value: &[u8]) -> Result<(), Errno> {
-        let all = self.places(value).all(|(word, bit)| word.load(Relaxed) & bit != 0);
-        if all { Ok(()) } else { Err(Errno::ENOENT) }
+    pub(super) fn peek(&self, value: Bytes<'_>) -> Result<(), Errno> {
+        let all = |value: &[u8]| self.places(value).all(|(word, bit)| word.load(Relaxed) & bit != 0);
+        let there = match value {
+            Bytes::Own(value) => all(value),
+            Bytes::Shared(value) => with_key(value, all),
+        };
+        if there { Ok(()) } else { Err(Errno::ENOENT) }
     }
 }
 
@@ -66,6 +80,7 @@ fn bitset_mask(max_entries: u32, hash_funcs: u32) -> u32 {
 /// Bob Jenkins' lookup3, which he put into the public domain, with the kernel's start value.
 ///
 /// Kernel: `include/linux/jhash.h jhash, jhash2, v6.18`
+#[inline]
 fn jhash(key: &[u8], seed: u32) -> u32 {
     let start = 0xdead_beef_u32.wrapping_add(key.len() as u32).wrapping_add(seed);
     let mut s = [start; 3];
@@ -85,14 +100,20 @@ fn jhash(key: &[u8], seed: u32) -> u32 {
 }
 
 /// Adds up to twelve bytes, as three words.
+#[inline]
 fn add_block(s: &mut [u32; 3], block: &[u8]) {
-    for (word, bytes) in s.iter_mut().zip(block.chunks(4)) {
-        let mut all = [0; 4];
-        all[..bytes.len()].copy_from_slice(bytes);
-        *word = word.wrapping_add(u32::from_le_bytes(all));
+    let (words, rest) = block.as_chunks::<4>();
+    for (sum, word) in s.iter_mut().zip(words) {
+        *sum = sum.wrapping_add(u32::from_le_bytes(*word));
+    }
+    if let (Some(sum), false) = (s.get_mut(words.len()), rest.is_empty()) {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        *sum = sum.wrapping_add(u32::from_le_bytes(last));
     }
 }
 
+#[inline]
 fn mix([a, b, c]: &mut [u32; 3]) {
     for turn in [4, 6, 8, 16, 19, 4] {
         *a = a.wrapping_sub(*c) ^ c.rotate_left(turn);
@@ -101,6 +122,7 @@ fn mix([a, b, c]: &mut [u32; 3]) {
     }
 }
 
+#[inline]
 fn last_mix([a, b, c]: &mut [u32; 3]) {
     for turn in [14, 11, 25, 16, 4, 14, 24] {
         *c = (*c ^ *b).wrapping_sub(b.rotate_left(turn));

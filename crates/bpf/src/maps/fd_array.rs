@@ -186,6 +186,11 @@ impl HashOfMaps {
         Ok(Self { table, maps })
     }
 
+    /// Host address of where element 0's map is named, for compiled programs.
+    pub(super) fn base(&self) -> u64 {
+        self.maps.base()
+    }
+
     pub(super) fn get<'g>(&'g self, guard: &'g Guard, key: &[u8]) -> Option<&'g Arc<Map>> {
         loop {
             let elem = self.table.find(key)?;

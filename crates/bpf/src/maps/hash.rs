@@ -103,38 +103,20 @@ fn key_equals_long(stored: SharedSlice<'_>, key: &[u8]) -> bool {
     differ == 0
 }
 
-/// A key that lies in memory which a program can write, copied once.
-#[derive(Debug)]
-pub struct KeyBuf {
-    len: usize,
-    short: [u8; 64],
-    long: Vec<u8>,
-}
-
-impl KeyBuf {
-    /// Copies the whole of `key`.
-    #[inline]
-    #[must_use]
-    pub fn new(key: SharedSlice<'_>) -> Self {
-        let len = key.len();
-        let mut buf = Self { len, short: [0; 64], long: Vec::new() };
-        if len == 4 {
-            buf.short[..4].copy_from_slice(&key.read_u32(0).to_le_bytes());
-        } else if len <= buf.short.len() {
-            key.copy_to(0, &mut buf.short[..len]);
-        } else {
-            buf.long = key.to_vec();
+/// Calls `f` with a copy of a key that lies in memory which a program can write. Keys of four and eight bytes
+/// stay in registers; only very long ones are copied to the heap.
+#[inline]
+pub(crate) fn with_key<R>(key: SharedSlice<'_>, f: impl FnOnce(&[u8]) -> R) -> R {
+    let len = key.len();
+    let mut short = [0; 64];
+    match len {
+        4 => f(&key.read_array::<4>(0)),
+        8 => f(&key.read_array::<8>(0)),
+        0..=64 => {
+            key.copy_to(0, &mut short[..len]);
+            f(&short[..len])
         }
-        buf
-    }
-}
-
-impl std::ops::Deref for KeyBuf {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        if self.len <= self.short.len() { &self.short[..self.len] } else { &self.long }
+        _ => f(&key.to_vec()),
     }
 }
 

@@ -14,7 +14,7 @@ use uapi::Errno;
 use uapi::bpf::*;
 
 use super::array::PercpuValues;
-use super::hash::{Seed, key_equals};
+use super::hash::{Seed, key_equals, with_key};
 use super::lru::Lru;
 use super::{Bytes, CreateError, FieldKind, Guard, MapContext, MapDef, Record, round8};
 
@@ -36,6 +36,8 @@ pub(super) struct Htab {
     pub(super) pool: ElementPool,
     percpu: Option<PercpuValues>,
     lru: Option<Lru>,
+    /// Whether values have no special fields.
+    plain: bool,
     pub(super) seed: Seed,
     key_size: usize,
     value_size: usize,
@@ -83,6 +85,7 @@ impl Htab {
             pool,
             percpu,
             lru: def.is_lru().then(|| Lru::new(def, capacity, cx)).transpose()?,
+            plain: def.fields.is_empty(),
             seed: Seed::new(if zero_seed { 0 } else { cx.seed }),
             key_size: def.key_size as usize,
             value_size: def.value_size as usize,
@@ -106,11 +109,13 @@ impl Htab {
 
     // --- elements ---
 
+    #[inline]
     fn generation(&self, elem: u32) -> &AtomicU32 {
         let slot = self.elems.slot(elem as usize);
         slot.atomic_u32(OFF_GENERATION).expect("elements are aligned and larger than their head")
     }
 
+    #[inline]
     fn stored_key(&self, elem: u32) -> SharedSlice<'_> {
         let slot = self.elems.slot(elem as usize);
         slot.get(self.off_key, self.off_value - self.off_key).expect("within the element")
@@ -150,6 +155,7 @@ impl Htab {
     }
 
     /// Writes an element that is not in the index yet.
+    #[inline(always)]
     fn write(&self, taken: Taken, key: &[u8], fill: impl FnOnce(u32)) {
         let generation = self.generation(taken.index);
         let life = generation.load(Relaxed);
@@ -169,6 +175,7 @@ impl Htab {
         }
     }
 
+    #[inline(always)]
     fn fill_value(&self, record: &Record, elem: u32, value: Bytes<'_>) {
         if let Some(dst) = self.value_of(0, elem) {
             record.init(dst);
@@ -176,6 +183,7 @@ impl Htab {
         }
     }
 
+    #[inline(always)]
     fn find_locked(&self, chain: &Chain<'_>, hash: u64, key: &[u8]) -> Option<(mem::Position, u32)> {
         chain.find(hash, |elem| key_equals(self.stored_key(elem), key))
     }
@@ -186,7 +194,14 @@ impl Htab {
         self.pool.retire_with_token(cpu, elem);
     }
 
+    #[inline]
     fn free_fields(&self, elem: u32, free_fields: FreeFields<'_>) {
+        if !self.plain {
+            self.free_special(elem, free_fields);
+        }
+    }
+
+    fn free_special(&self, elem: u32, free_fields: FreeFields<'_>) {
         match &self.percpu {
             None => self.value_of(0, elem).into_iter().for_each(free_fields),
             Some(values) => {
@@ -223,6 +238,7 @@ impl Htab {
     }
 
     /// Kernel: `kernel/bpf/hashtab.c htab_map_update_elem and its kin, v6.18`
+    #[inline(always)]
     pub(super) fn update(&self, u: &Update<'_>) -> Result<(), Errno> {
         match (&self.lru, &self.percpu) {
             (None, None) => self.update_plain(u),
@@ -232,6 +248,7 @@ impl Htab {
         }
     }
 
+    #[inline(always)]
     fn update_plain(&self, u: &Update<'_>) -> Result<(), Errno> {
         let (lock, flags) = (u.flags & BPF_F_LOCK != 0, u.flags & !BPF_F_LOCK);
         if flags > BPF_EXIST || (lock && !u.record.has(FieldKind::SpinLock)) {
@@ -251,23 +268,30 @@ impl Htab {
             }
             return Ok(());
         }
-        if old.is_none() && !self.pool.take_token(u.cpu) {
-            return Err(Errno::E2BIG);
+        let fill = |elem| self.fill_value(u.record, elem, u.value.bytes());
+        let Some((at, old)) = old else {
+            let taken = self.pool.take_with_token(u.cpu, epoch::domain()).ok_or(Errno::E2BIG)?;
+            self.write(taken, u.key, fill);
+            chain.insert(hash, taken.index);
+            return Ok(());
+        };
+        if self.plain {
+            self.pool.exchange(u.cpu, epoch::domain(), old, |taken| {
+                self.write(taken, u.key, fill);
+                chain.replace(at, taken.index);
+            });
+            return Ok(());
         }
         let taken = self.pool.take(u.cpu, epoch::domain());
-        self.write(taken, u.key, |elem| self.fill_value(u.record, elem, u.value.bytes()));
-        match old {
-            None => chain.insert(hash, taken.index),
-            Some((at, old)) => {
-                chain.replace(at, taken.index);
-                drop(chain);
-                self.free_fields(old, u.free_fields);
-                self.pool.retire(u.cpu, old);
-            }
-        }
+        self.write(taken, u.key, fill);
+        chain.replace(at, taken.index);
+        drop(chain);
+        self.free_fields(old, u.free_fields);
+        self.pool.retire(u.cpu, old);
         Ok(())
     }
 
+    #[inline(always)]
     fn update_percpu(&self, values: &PercpuValues, u: &Update<'_>) -> Result<(), Errno> {
         if u.flags > BPF_EXIST {
             return Err(Errno::EINVAL);
@@ -280,21 +304,20 @@ impl Htab {
             u.value.write(u.record, values, u.cpu, elem);
             return Ok(());
         }
-        if !self.pool.take_token(u.cpu) {
-            return Err(Errno::E2BIG);
-        }
-        let taken = self.pool.take(u.cpu, epoch::domain());
+        let taken = self.pool.take_with_token(u.cpu, epoch::domain()).ok_or(Errno::E2BIG)?;
         self.write(taken, u.key, |elem| u.value.init(u.record, values, u.cpu, elem));
         chain.insert(hash, taken.index);
         Ok(())
     }
 
     /// Kernel: `kernel/bpf/hashtab.c htab_map_delete_elem, v6.18`
+    #[inline]
     pub(super) fn delete(&self, cpu: u32, key: &[u8], free_fields: FreeFields<'_>) -> Result<(), Errno> {
         self.take_out(cpu, key, free_fields, |_| ())
     }
 
     /// Removes a key; `look` sees its element while nobody else can change it.
+    #[inline]
     fn take_out<R>(
         &self,
         cpu: u32,
@@ -345,16 +368,14 @@ impl Htab {
             fill(elem);
             return Ok(());
         }
-        if !self.pool.take_token(cpu) {
-            return Err(Errno::E2BIG);
-        }
-        let taken = self.pool.take(cpu, epoch::domain());
+        let taken = self.pool.take_with_token(cpu, epoch::domain()).ok_or(Errno::E2BIG)?;
         self.write(taken, key, fill);
         chain.insert(hash, taken.index);
         Ok(())
     }
 
     /// What follows the removal of an element from the index.
+    #[inline]
     fn let_go(&self, cpu: u32, elem: u32, free_fields: FreeFields<'_>) {
         match &self.lru {
             None => self.free(cpu, elem, free_fields),
@@ -490,6 +511,7 @@ impl Htab {
 
     // --- LRU ---
 
+    #[inline]
     fn set_ref(&self, elem: u32) {
         let slot = self.elems.slot(elem as usize);
         if slot.read_u8(OFF_REF) == 0 {
@@ -501,18 +523,23 @@ impl Htab {
         self.elems.slot(elem as usize).read_u32(OFF_NODE)
     }
 
-    /// Takes a node, throwing the least recently used entry out if there is no other, and an element for it.
-    fn take_node(
-        &self,
-        lru: &Lru,
-        cpu: u32,
-        key: &[u8],
-        free_fields: FreeFields<'_>,
-        fill: impl FnOnce(u32),
-    ) -> Result<Taken, Errno> {
+    /// Takes a node, throwing the least recently used entry out if there is no other.
+    #[inline]
+    fn pop_node(&self, lru: &Lru, cpu: u32, free_fields: FreeFields<'_>) -> Result<u32, Errno> {
         let evict = |node| self.evict(lru, cpu, node, free_fields);
-        let node = lru.pop_free(cpu, &self.refs(lru), &evict).ok_or(Errno::ENOMEM)?;
+        lru.pop_free(cpu, &self.refs(lru), &evict).ok_or(Errno::ENOMEM)
+    }
+
+    /// An element for a node that has none.
+    #[inline]
+    fn take_for_node(&self, lru: &Lru, cpu: u32, key: &[u8], node: u32, fill: impl FnOnce(u32)) -> Taken {
         let taken = self.pool.take(cpu, epoch::domain());
+        self.write_for_node(lru, taken, key, node, fill);
+        taken
+    }
+
+    #[inline]
+    fn write_for_node(&self, lru: &Lru, taken: Taken, key: &[u8], node: u32, fill: impl FnOnce(u32)) {
         self.write(taken, key, |elem| {
             let slot = self.elems.slot(elem as usize);
             slot.write_u8(OFF_REF, 0);
@@ -520,7 +547,6 @@ impl Htab {
             fill(elem);
         });
         lru.set_element(node, Some(taken.index));
-        Ok(taken)
     }
 
     fn refs<'a>(&'a self, lru: &'a Lru) -> super::lru::Refs<'a> {
@@ -532,7 +558,8 @@ impl Htab {
     /// Kernel: `kernel/bpf/hashtab.c htab_lru_map_delete_node, v6.18`
     fn evict(&self, lru: &Lru, cpu: u32, node: u32, free_fields: FreeFields<'_>) -> bool {
         let Some(elem) = lru.element(node) else { return false };
-        let hash = self.seed.hash(&self.key_of(elem));
+        let Some(key) = self.stored_key(elem).get(0, self.key_size) else { return false };
+        let hash = with_key(key, |key| self.seed.hash(key));
         let chain = self.index.lock(hash);
         let found = chain.find(hash, |e| e == elem).filter(|_| self.node_of(elem) == node);
         let Some((at, _)) = found else { return false };
@@ -552,38 +579,42 @@ impl Htab {
         lru.push_free(node);
     }
 
-    /// Gives a node and an element back that never came into the index.
-    fn put_back_lru(&self, lru: &Lru, cpu: u32, taken: Taken) {
-        let node = self.node_of(taken.index);
-        lru.set_element(node, None);
-        self.pool.put_back(cpu, taken);
-        lru.push_free(node);
-    }
-
     fn update_lru(&self, lru: &Lru, u: &Update<'_>) -> Result<(), Errno> {
         if u.flags > BPF_EXIST {
             return Err(Errno::EINVAL);
         }
         // Before the chain is locked: to evict takes the lock of another chain.
-        let fill = |elem| self.fill_value(u.record, elem, u.value.bytes());
-        let taken = self.take_node(lru, u.cpu, u.key, u.free_fields, fill)?;
+        let node = self.pop_node(lru, u.cpu, u.free_fields)?;
         let hash = self.seed.hash(u.key);
         let chain = self.index.lock(hash);
         let old = self.find_locked(&chain, hash, u.key);
         if let Err(e) = check_flags(old.is_some(), u.flags) {
             drop(chain);
-            self.put_back_lru(lru, u.cpu, taken);
+            lru.push_free(node);
             return Err(e);
         }
-        match old {
-            None => chain.insert(hash, taken.index),
-            Some((at, old)) => {
-                self.set_ref(taken.index);
-                chain.replace(at, taken.index);
-                drop(chain);
-                self.free_lru(lru, u.cpu, old, u.free_fields);
-            }
+        let fill = |elem| self.fill_value(u.record, elem, u.value.bytes());
+        let Some((at, old)) = old else {
+            chain.insert(hash, self.take_for_node(lru, u.cpu, u.key, node, fill).index);
+            return Ok(());
+        };
+        if !self.plain {
+            let taken = self.take_for_node(lru, u.cpu, u.key, node, fill);
+            self.set_ref(taken.index);
+            chain.replace(at, taken.index);
+            drop(chain);
+            self.free_lru(lru, u.cpu, old, u.free_fields);
+            return Ok(());
         }
+        let old_node = self.node_of(old);
+        self.pool.exchange(u.cpu, epoch::domain(), old, |taken| {
+            self.write_for_node(lru, taken, u.key, node, fill);
+            self.set_ref(taken.index);
+            chain.replace(at, taken.index);
+            lru.set_element(old_node, None);
+        });
+        drop(chain);
+        lru.push_free(old_node);
         Ok(())
     }
 
@@ -591,18 +622,19 @@ impl Htab {
         if u.flags > BPF_EXIST {
             return Err(Errno::EINVAL);
         }
-        let fill = |elem| u.value.init(u.record, values, u.cpu, elem);
-        let taken = match u.flags {
+        // Before the chain is locked: to evict takes the lock of another chain.
+        let node = match u.flags {
             BPF_EXIST => None,
-            _ => Some(self.take_node(lru, u.cpu, u.key, u.free_fields, fill)?),
+            _ => Some(self.pop_node(lru, u.cpu, u.free_fields)?),
         };
         let hash = self.seed.hash(u.key);
         let chain = self.index.lock(hash);
         let old = self.find_locked(&chain, hash, u.key);
         let result = check_flags(old.is_some(), u.flags);
-        let unused = match (result, old, taken) {
-            (Ok(()), None, Some(taken)) => {
-                chain.insert(hash, taken.index);
+        let unused = match (result, old, node) {
+            (Ok(()), None, Some(node)) => {
+                let fill = |elem| u.value.init(u.record, values, u.cpu, elem);
+                chain.insert(hash, self.take_for_node(lru, u.cpu, u.key, node, fill).index);
                 None
             }
             (Ok(()), Some((_, elem)), unused) => {
@@ -613,9 +645,7 @@ impl Htab {
             (_, _, unused) => unused,
         };
         drop(chain);
-        if let Some(taken) = unused {
-            self.put_back_lru(lru, u.cpu, taken);
-        }
+        unused.into_iter().for_each(|node| lru.push_free(node));
         result
     }
 }
@@ -636,6 +666,7 @@ impl<'a> NewValue<'a> {
         }
     }
 
+    #[inline]
     fn write(self, record: &Record, values: &PercpuValues, cpu: u32, elem: u32) {
         match self {
             Self::All(b) => values.write_all(record, elem as usize, b),
@@ -647,6 +678,7 @@ impl<'a> NewValue<'a> {
         }
     }
 
+    #[inline]
     fn init(self, record: &Record, values: &PercpuValues, cpu: u32, elem: u32) {
         match self {
             Self::One(b) => values.init(record, cpu, elem as usize, b),

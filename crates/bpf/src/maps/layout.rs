@@ -3,7 +3,7 @@
 use mem::IndexLayout;
 
 use super::htab::{Htab, OFF_GENERATION, OFF_REF};
-use super::{Kind, Seed};
+use super::{DevEntry, Kind, Seed};
 
 /// How a lookup goes in machine code. Addresses stay what they are as long as the map exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +33,25 @@ pub enum Layout {
     },
     /// A hash table.
     Hash(HashLayout),
+    /// `slots[index]` if `index < max_entries`: null, or the address of an entry that has the address of its
+    /// value at an offset.
+    Entries {
+        /// Host address of slot 0.
+        base: u64,
+        /// Slots.
+        max_entries: u32,
+        /// Where the value's address is in an entry, bytes.
+        off_value: u32,
+    },
+    /// `slots[key & mask]`: null if there is no entry with such a key; else a call finds it.
+    Buckets {
+        /// Host address of slot 0.
+        base: u64,
+        /// Slots, less one.
+        mask: u32,
+    },
     /// `slots[index]` if `index < max_entries`: null, or the address of an `Arc` of what is there
-    /// (of maps, programs, sockets), or of the entry itself (devmap, cpumap).
+    /// (of maps, programs, sockets), or of the entry itself (cpumap).
     Slots {
         /// Host address of slot 0.
         base: u64,
@@ -66,6 +83,8 @@ pub struct HashLayout {
     pub off_value: u32,
     /// Where the values of CPUs are: base, bytes per CPU, bytes per element.
     pub percpu: Option<(u64, u64, u64)>,
+    /// Where the addresses of inner maps are, by number of the element: they are what a lookup answers.
+    pub maps: Option<u64>,
     /// Seed of the hash.
     pub seed: Seed,
     /// Whether a lookup sets the byte at [`HashLayout::OFF_REF`] of the element to 1 unless it is.
@@ -94,19 +113,21 @@ impl Layout {
                 max_entries: a.max_entries(),
             },
             Kind::Hash(table) => Self::Hash(hash(table)),
+            Kind::HashOfMaps(m) => Self::Hash(HashLayout { maps: Some(m.base()), ..hash(&m.table) }),
             Kind::ProgArray(a) => Self::slots(a.slots.base(), a.slots.len()),
             Kind::ArrayOfMaps(a) => Self::slots(a.slots.base(), a.slots.len()),
             Kind::PerfEventArray(a) => Self::slots(a.slots.base(), a.slots.len()),
-            Kind::Devmap(m) => Self::slots(m.entries.base(), m.entries.len()),
+            Kind::Devmap(m) => Self::Entries {
+                base: m.entries.base(),
+                max_entries: m.entries.len() as u32,
+                off_value: DevEntry::OFF_VALUE as u32,
+            },
+            Kind::DevmapHash(m) => Self::Buckets { base: m.buckets.base(), mask: m.buckets.len() as u32 - 1 },
             Kind::Cpumap(m) => Self::slots(m.entries.base(), m.entries.len()),
             Kind::Xskmap(m) => Self::slots(m.sockets.base(), m.sockets.len()),
-            Kind::Lpm(_)
-            | Kind::Queue(_)
-            | Kind::Bloom(_)
-            | Kind::Ringbuf(_)
-            | Kind::UserRingbuf(_)
-            | Kind::HashOfMaps(_)
-            | Kind::DevmapHash(_) => Self::None,
+            Kind::Lpm(_) | Kind::Queue(_) | Kind::Bloom(_) | Kind::Ringbuf(_) | Kind::UserRingbuf(_) => {
+                Self::None
+            }
         }
     }
 
@@ -122,6 +143,7 @@ fn hash(table: &Htab) -> HashLayout {
         stride: table.elems.stride() as u64,
         off_key: table.off_key as u32,
         off_value: table.off_value as u32,
+        maps: None,
         percpu: table.percpu().map(|v| (v.base(), v.cpu_stride() as u64, v.stride() as u64)),
         seed: table.seed,
         lru: table.is_lru(),

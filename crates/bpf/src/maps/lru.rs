@@ -353,7 +353,7 @@ impl Lru {
     }
 
     fn percpu_pop_free(&self, cpu: u32, refs: &Refs<'_>, evict: Evict<'_>) -> Option<u32> {
-        self.sets[cpu as usize % self.sets.len()].with(|set| {
+        self.set(cpu).with(|set| {
             self.rotate(set, refs);
             let head = set.head(FREE);
             if self.is_empty(head) {
@@ -365,8 +365,15 @@ impl Lru {
         })
     }
 
+    fn set(&self, cpu: u32) -> &SpinLock<Set> {
+        let cpu = cpu as usize;
+        // A division takes longer than the rest.
+        &self.sets[if cpu < self.sets.len() { cpu } else { cpu % self.sets.len() }].0
+    }
+
     fn local(&self, cpu: u32) -> &SpinLock<Local> {
-        &self.locals[cpu as usize % self.locals.len()].0
+        let cpu = cpu as usize;
+        &self.locals[if cpu < self.locals.len() { cpu } else { cpu % self.locals.len() }].0
     }
 
     fn common_pop_free(&self, cpu: u32, refs: &Refs<'_>, evict: Evict<'_>) -> Option<u32> {
@@ -480,7 +487,7 @@ impl Lru {
         };
         let cpu = self.cpu[node as usize].load(Relaxed);
         if self.percpu {
-            return self.sets[cpu as usize % self.sets.len()].with(refs);
+            return self.set(cpu).with(refs);
         }
         if self.kind(node) == LOCAL_PENDING {
             let done = self.local(cpu).with(|local| {

@@ -44,7 +44,8 @@ use redirect::{Cpumap, Devmap, DevmapHash, Xskmap};
 
 pub use def::{CreateError, MapContext, MapDef};
 pub use fd_array::{NoRefs, Object, Refs, SocketObject};
-pub use hash::{KeyBuf, Seed};
+pub use hash::Seed;
+pub(crate) use hash::with_key;
 pub use layout::{HashLayout, Layout};
 pub use redirect::{CpuEntry, DevEntry};
 pub use ringbuf::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RINGBUF_HDR_SZ, Ringbuf, UserRingbuf};

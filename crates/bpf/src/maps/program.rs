@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mem::SharedSlice;
 use uapi::Errno;
 
-use super::htab::{NewValue, Update};
+use super::htab::{Htab, NewValue, Update};
 use super::queue::Take;
 use super::{Bytes, CpuEntry, DevEntry, Guard, Kind, Map, Object, Ringbuf, SocketObject, UserRingbuf};
 use crate::vm::Program;
@@ -88,24 +88,42 @@ impl Map {
     #[doc(alias = "bpf_map_update_elem")]
     pub fn update(&self, cpu: u32, key: &[u8], value: Bytes<'_>, flags: u64) -> Result<(), Errno> {
         match &self.kind {
-            Kind::Hash(table) => {
-                let free_fields = &|old: SharedSlice<'_>| self.free_fields(old);
-                let value = NewValue::One(value);
-                table.update(&Update { record: &self.record, cpu, key, value, flags, free_fields })
-            }
-            Kind::Array(array) => {
-                let i = index(key).ok_or(Errno::EINVAL)?;
-                array.update(&self.record, i, value, flags).map(|value| self.free_fields(value))
-            }
-            Kind::PercpuArray(array) => {
-                let i = index(key).ok_or(Errno::EINVAL)?;
-                array.update(&self.record, cpu, i, value, flags).map(|value| self.free_fields(value))
+            Kind::Hash(table) => self.update_table(table, cpu, key, value, flags),
+            Kind::Array(_) | Kind::PercpuArray(_) => {
+                self.update_index(cpu, index(key).ok_or(Errno::EINVAL)?, value, flags)
             }
             Kind::Lpm(trie) => trie.update(cpu, key, value, flags),
             Kind::Queue(_) | Kind::Bloom(_) => Err(Errno::EINVAL),
             Kind::Ringbuf(_) | Kind::UserRingbuf(_) => Err(Errno::ENOTSUPP),
             _ => Err(Errno::EOPNOTSUPP),
         }
+    }
+
+    // PERF: called, its arguments go through memory in pieces of other sizes than they are read in, which
+    // costs as much as a lock (`cargo bench -p earlybird --bench main_job -- maps/jit/hash_update`).
+    #[inline(always)]
+    fn update_table(
+        &self,
+        table: &Htab,
+        cpu: u32,
+        key: &[u8],
+        value: Bytes<'_>,
+        flags: u64,
+    ) -> Result<(), Errno> {
+        let free_fields = &|old: SharedSlice<'_>| self.free_fields(old);
+        let value = NewValue::One(value);
+        table.update(&Update { record: &self.record, cpu, key, value, flags, free_fields })
+    }
+
+    #[inline]
+    fn update_index(&self, cpu: u32, index: u32, value: Bytes<'_>, flags: u64) -> Result<(), Errno> {
+        let old = match &self.kind {
+            Kind::Array(array) => array.update(&self.record, index, value, flags)?,
+            Kind::PercpuArray(array) => array.update(&self.record, cpu, index, value, flags)?,
+            _ => return Err(Errno::EINVAL),
+        };
+        self.free_fields(old);
+        Ok(())
     }
 
     /// `bpf_map_delete_elem`.
@@ -142,7 +160,7 @@ impl Map {
     pub fn push(&self, value: Bytes<'_>, flags: u64) -> Result<(), Errno> {
         match &self.kind {
             Kind::Queue(queue) => queue.push(value, flags),
-            Kind::Bloom(bloom) => bloom.push(&value.to_vec(), flags),
+            Kind::Bloom(bloom) => bloom.push(value, flags),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -170,7 +188,7 @@ impl Map {
     pub fn peek(&self, value: SharedSlice<'_>) -> Result<(), Errno> {
         match &self.kind {
             Kind::Queue(queue) => queue.take(Take::Peek, value),
-            Kind::Bloom(bloom) => bloom.peek(&value.to_vec()),
+            Kind::Bloom(bloom) => bloom.peek(value.into()),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -193,6 +211,55 @@ impl Map {
             Kind::PercpuArray(array) => Ok(array.for_each(cpu, f)),
             Kind::Hash(table) => Ok(table.for_each(guard, cpu, f)),
             _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// [`Map::update`] of an array, for callers who know that it is one.
+    #[inline]
+    pub(crate) fn update_array(
+        &self,
+        cpu: u32,
+        index: u32,
+        value: SharedSlice<'_>,
+        flags: u64,
+    ) -> Result<(), Errno> {
+        self.update_index(cpu, index, value.into(), flags)
+    }
+
+    /// [`Map::update`] of a hash table, for callers who know that it is one and how long its keys are.
+    #[inline]
+    pub(crate) fn update_hash<const K: usize>(
+        &self,
+        cpu: u32,
+        key: &[u8; K],
+        value: SharedSlice<'_>,
+        flags: u64,
+    ) -> Result<(), Errno> {
+        match &self.kind {
+            Kind::Hash(table) => self.update_table(table, cpu, key, value.into(), flags),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// [`Map::delete`] in a hash table, as [`Map::update_hash`].
+    #[inline]
+    pub(crate) fn delete_hash<const K: usize>(&self, cpu: u32, key: &[u8; K]) -> Result<(), Errno> {
+        match &self.kind {
+            Kind::Hash(table) => table.delete(cpu, key, &|old| self.free_fields(old)),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// [`Map::lookup`] in an LPM trie, as [`Map::update_hash`].
+    #[inline]
+    pub(crate) fn lookup_prefix<'g, const K: usize>(
+        &'g self,
+        guard: &'g Guard,
+        key: &[u8; K],
+    ) -> Option<SharedSlice<'g>> {
+        match &self.kind {
+            Kind::Lpm(trie) => trie.lookup(guard, key),
+            _ => None,
         }
     }
 

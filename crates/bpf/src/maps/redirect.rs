@@ -64,6 +64,9 @@ fn numbers(value: &[u8]) -> (u32, i32) {
 }
 
 impl DevEntry {
+    /// Offset of the host address of what programs read, bytes.
+    pub(super) const OFF_VALUE: usize = std::mem::offset_of!(Self, value) + Slab::OFF_BASE;
+
     /// Kernel: `kernel/bpf/devmap.c __dev_map_alloc_node, v6.18`
     fn new(map: &Map, refs: &dyn Refs, key: u32, ifindex: u32, fd: i32) -> Result<Arc<Self>, Errno> {
         if !refs.has_device(ifindex) {
@@ -175,7 +178,7 @@ type Bucket = Vec<Arc<DevEntry>>;
 /// `BPF_MAP_TYPE_DEVMAP_HASH`: buckets in the kernel's order, which broadcast follows.
 #[derive(Debug)]
 pub(super) struct DevmapHash {
-    buckets: RcuArray<Bucket>,
+    pub(super) buckets: RcuArray<Bucket>,
     /// Entries; also the lock of all writers.
     entries: SpinLock<u32>,
     max_entries: u32,

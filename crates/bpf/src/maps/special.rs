@@ -112,6 +112,8 @@ impl FieldKind {
 pub struct Record {
     fields: Vec<SpecialField>,
     plain: Vec<(usize, usize)>,
+    /// Bytes of a value.
+    size: usize,
 }
 
 /// Bytes to be copied into a value.
@@ -160,18 +162,15 @@ impl Bytes<'_> {
     }
 
     /// Copies `len` bytes to the same offset of `dst`.
-    #[inline]
+    #[inline(always)]
     fn copy_range(&self, offset: usize, len: usize, dst: SharedSlice<'_>) {
         match self {
             Self::Own(b) => dst.copy_from(offset, &b[offset..offset + len]),
-            Self::Shared(b) => copy_words(*b, offset, len, dst),
-        }
-    }
-
-    pub(super) fn to_vec(self) -> Vec<u8> {
-        match self {
-            Self::Own(b) => b.to_vec(),
-            Self::Shared(b) => b.to_vec(),
+            Self::Shared(b) => {
+                let (src, dst) = (b.get(offset, len), dst.get(offset, len));
+                let (src, dst) = src.zip(dst).expect("within the bytes");
+                dst.copy_words_from(src);
+            }
         }
     }
 
@@ -181,20 +180,6 @@ impl Bytes<'_> {
             Self::Own(b) => Self::Own(&b[offset..offset + len]),
             Self::Shared(b) => Self::Shared(b.get(offset, len).expect("within the bytes")),
         }
-    }
-}
-
-/// Word by word; map values are short.
-#[inline]
-fn copy_words(src: SharedSlice<'_>, offset: usize, len: usize, dst: SharedSlice<'_>) {
-    let (mut at, end) = (offset, offset + len);
-    while at + 8 <= end {
-        dst.write_u64(at, src.read_u64(at));
-        at += 8;
-    }
-    while at < end {
-        dst.write_u8(at, src.read_u8(at));
-        at += 1;
     }
 }
 
@@ -217,7 +202,7 @@ impl Record {
         }
         plain.push((at as usize, (value_size - at) as usize));
         plain.retain(|(_, len)| *len > 0);
-        Ok(Self { fields, plain })
+        Ok(Self { fields, plain, size: value_size as usize })
     }
 
     /// The fields, by offset.
@@ -234,6 +219,7 @@ impl Record {
 
     /// Whether there are no special fields.
     #[must_use]
+    #[inline]
     pub fn is_plain(&self) -> bool {
         self.fields.is_empty()
     }
@@ -241,8 +227,11 @@ impl Record {
     /// Copies all but the special fields.
     ///
     /// Kernel: `include/linux/bpf.h copy_map_value, v6.18`
-    #[inline]
+    #[inline(always)]
     pub(super) fn copy(&self, src: Bytes<'_>, dst: SharedSlice<'_>) {
+        if self.fields.is_empty() {
+            return src.copy_range(0, self.size, dst);
+        }
         for (offset, len) in &self.plain {
             src.copy_range(*offset, *len, dst);
         }

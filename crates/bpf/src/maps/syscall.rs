@@ -201,7 +201,7 @@ impl MapFd {
         self.may_read()?;
         self.check_value(value)?;
         match &self.map.kind {
-            Kind::Bloom(bloom) => bloom.peek(value),
+            Kind::Bloom(bloom) => bloom.peek(Bytes::Own(value)),
             _ => Err(Errno::EINVAL),
         }
     }

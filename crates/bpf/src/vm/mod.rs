@@ -6,6 +6,7 @@
 //! once for both.
 
 mod check;
+mod direct;
 mod fault;
 mod interp;
 mod memory;
@@ -14,6 +15,7 @@ mod program;
 mod regions;
 mod run;
 
+pub(crate) use direct::{NativeFn, native};
 pub use fault::{Access, Fault, FaultKind};
 pub use interp::{Observer, Profile, Step};
 pub use memory::{GuestMemory, PacketBounds, RegionKind};

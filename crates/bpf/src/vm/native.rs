@@ -1,8 +1,8 @@
 //! Running compiled programs: making machine code of a verified program, and jumping to it.
 //!
 //! In an unchecked run addresses are the host's: R1 is the address of the buff, a map is named by the
-//! address of its `Arc`; functions are named as in checked runs. Helpers are the same functions as in the
-//! interpreter; [`call_helper`] is what machine code calls to get to them.
+//! address of its `Arc`; functions are named as in checked runs. Helpers and kernel functions are the same as
+//! in the interpreter; [`super::direct`] and [`call_kfunc`] are what machine code calls to get to them.
 // UNSAFETY: calls machine code, and is called by it with addresses.
 #![allow(unsafe_code)]
 
@@ -14,11 +14,12 @@ use std::sync::atomic::AtomicU32;
 use mem::{RxqInfo, SharedSlice, TxqInfo, XdpBuff};
 use uapi::bpf::{BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, MapType};
 
+use super::direct;
 use super::{Fault, GuestMemory, HelperFn, Program, Run};
 use crate::host::Host;
 use crate::insn::Insn;
 use crate::jit::{self, Abi, Compiled, Facts, Features, JitError, MapLink, Source};
-use crate::maps::{Guard, KeyBuf, Map, spin_lock};
+use crate::maps::{Guard, Map, spin_lock, with_key};
 use crate::redirect::RedirectInfo;
 use crate::verifier::{Place, Verified};
 
@@ -51,8 +52,8 @@ fn abi() -> Abi {
         rxq_ifindex: offset_of!(RxqInfo, ifindex) as i32,
         rxq_queue_index: offset_of!(RxqInfo, queue_index) as i32,
         txq_ifindex: offset_of!(TxqInfo, ifindex) as i32,
-        call_helper: call_helper as *const () as usize as u64,
-        hash_lookup: hash_lookup as *const () as usize as u64,
+        call_kfunc: call_kfunc as *const () as usize as u64,
+        map_lookup: map_lookup as *const () as usize as u64,
         spin_lock: take_spin_lock as *const () as usize as u64,
         dynptr_from_xdp: kfunc_address("bpf_dynptr_from_xdp"),
         dynptr_slice: kfunc_address("bpf_dynptr_slice"),
@@ -77,44 +78,46 @@ extern "C" fn take_spin_lock(lock: *mut u32) {
     spin_lock(unsafe { AtomicU32::from_ptr(lock) });
 }
 
-/// Calls a helper or kernel function for machine code.
-///
-/// A violation cannot be told to the program, and it proves the verifier wrong: it ends the process.
-extern "C" fn call_helper(
+/// Calls a kernel function for machine code.
+extern "C" fn call_kfunc(
     r1: u64,
     r2: u64,
     r3: u64,
     r4: u64,
     r5: u64,
     run: *mut Run<'_, '_>,
-    helper: u64,
+    kfunc: u64,
 ) -> u64 {
     // SAFETY: machine code passes on the run that it was called with, which is borrowed for all of that
     // call and touched by nobody else meanwhile.
     let run = unsafe { &mut *run };
-    // SAFETY: and the address of a helper or kernel function that the program was linked with, as
+    // SAFETY: and the address of a kernel function that the program was linked with, as
     // `Program::compile` gave it to the compiler.
-    let helper: HelperFn = unsafe { std::mem::transmute(helper as usize) };
-    match helper(run, [r1, r2, r3, r4, r5]) {
+    let kfunc: HelperFn = unsafe { std::mem::transmute(kfunc as usize) };
+    match kfunc(run, [r1, r2, r3, r4, r5]) {
         Ok(r0) => r0,
-        Err(fault) => panic!("a verified program did what it may not do: {fault}"),
+        Err(fault) => direct::violated(&fault),
     }
 }
 
-/// Looks up in a hash table for machine code that could not decide it by itself.
-extern "C" fn hash_lookup(map: *const Arc<Map>, key: *mut u8) -> u64 {
+/// Looks up for machine code that could not decide it by itself.
+extern "C" fn map_lookup(map: *const Arc<Map>, key: *mut u8) -> u64 {
     // SAFETY: machine code passes the address of one of its program's maps.
     let map = unsafe { &*map };
     let len = map.def().key_size as usize;
     let Some(key) = NonNull::new(key) else { return 0 };
     // SAFETY: and of a key's bytes, which the verifier has proved to be there, or which it has put there.
-    let key = KeyBuf::new(unsafe { SharedSlice::from_raw(key, len) });
+    let key = unsafe { SharedSlice::from_raw(key, len) };
     // The run holds a guard for longer, so what is found stays.
     let guard = mem::epoch::pin();
-    match map.def().is_percpu() {
-        true => map.lookup_percpu(&guard, &key, 0),
-        false => map.lookup(&guard, 0, &key),
+    if map.def().map_type == MapType::HashOfMaps {
+        let inner = with_key(key, |key| map.inner(&guard, key).map(NonNull::from_ref));
+        return inner.map_or(0, |inner| inner.expose_provenance().get() as u64);
     }
+    with_key(key, |key| match map.def().is_percpu() {
+        true => map.lookup_percpu(&guard, key, 0),
+        false => map.lookup(&guard, 0, key),
+    })
     .map_or(0, |value| value.as_ptr().expose_provenance().get() as u64)
 }
 
@@ -159,7 +162,10 @@ impl Program {
             called_back: &called_back,
             facts: Facts { insns: verified.facts(), stack },
             maps: &maps,
-            helper: &|number| self.helper(number).map(|f| f as usize as u64),
+            helper: &|number| helper(self, number),
+            of_map: &|map, number| {
+                direct::of_map(self.maps().get(map as usize)?, number).map(|f| f as usize as u64)
+            },
             kfunc: &|position| self.kfunc(position).map(|f| f as usize as u64),
             scripted,
             listing,
@@ -195,6 +201,12 @@ impl Program {
     pub fn compiled(&self) -> Option<&Compiled> {
         self.native.as_ref()
     }
+}
+
+/// Address of the function that machine code calls for a helper that the program is linked with.
+fn helper(program: &Program, number: i32) -> Option<u64> {
+    program.helper(number)?;
+    crate::helpers::native_helper(number).map(|f| f as usize as u64)
 }
 
 /// Memory of the kernel's is not where an address of it points here.
