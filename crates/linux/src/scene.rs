@@ -334,6 +334,7 @@ impl SceneHome for KernelScene {
                 }
                 None => return Err(home(format!("{device} has no link of this scene"))),
             },
+            Action::Host { device, .. } => return Err(home(format!("there is no host at {device}"))),
             Action::Send { device, traffic, cpu } => self.send(device, traffic, *cpu)?,
             Action::Live { program, device, packet, count, cpu } => {
                 self.live(program, device, packet, *count, *cpu)?.1

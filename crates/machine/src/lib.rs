@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod host;
 pub mod net;
+pub mod port;
 pub mod scene;
 pub mod softirq;
 pub mod test_run;

@@ -1,6 +1,7 @@
 //! [`EngineScene`]: a scene on the engine, in one thread and virtual time.
 
 pub mod fate;
+mod hosts;
 pub mod up;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use xdp::{
 use crate::net::{
     Destination, Device, Mac, Neighbour, NeighbourState, NetConfig, Prefix, Route, RouteKind, TableId,
 };
+use crate::port::Host;
 use crate::softirq::{LoopConfig, SoftirqLoop};
 use crate::{EngineBackend, EngineObject, NetTables, SeededHost};
 use fate::{Follower, Names, Recorder};
@@ -48,6 +50,10 @@ pub struct EngineScene {
     /// Names of virtio devices by those of their wires.
     wire_of: BTreeMap<String, String>,
     links: BTreeMap<String, XdpLink>,
+    /// Stacks behind devices, by the devices' numbers.
+    hosts: BTreeMap<u32, Host>,
+    /// What reached the stack of devices without a host.
+    received: Vec<(String, Vec<u8>)>,
     /// Where each instruction of a program comes from, by the program's number.
     lines: BTreeMap<u32, Vec<LineInfo>>,
     follower: Option<Arc<Follower>>,
@@ -86,11 +92,14 @@ impl EngineScene {
             wires: BTreeMap::new(),
             wire_of: BTreeMap::new(),
             links: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            received: Vec::new(),
             lines: BTreeMap::new(),
             follower: None,
             line: 0,
         };
         this.make_devices(scene)?;
+        this.make_hosts(scene, seed)?;
         for (name, path) in &scene.objects {
             let spec = open(path).map_err(home)?;
             let programs = spec.programs.iter().map(|p| p.name.clone()).collect();
@@ -348,7 +357,9 @@ impl EngineScene {
     }
 
     fn settle(&mut self) -> Result<(), SceneError> {
-        self.machine.settle(TURNS_MAX).map(drop).map_err(|e| home(e.to_string()))
+        let settled = self.machine.settle(TURNS_MAX);
+        settled.map_err(|e| home(e.to_string()))?;
+        if self.hosts.is_empty() { Ok(()) } else { self.serve_hosts() }
     }
 
     /// Names in the place of numbers.
@@ -408,6 +419,7 @@ impl SceneHome for EngineScene {
                 }
                 None => return Err(home(format!("{device} has no link of this scene"))),
             },
+            Action::Host { device, op } => self.host_op(device, op)?,
             Action::Send { device, traffic, cpu } => self.send(device, traffic, *cpu)?,
             Action::Live { program, device, packet, count, cpu } => {
                 let program = self.program(program)?.clone();
@@ -447,13 +459,8 @@ impl SceneHome for EngineScene {
     }
 
     fn take_received(&mut self) -> Result<Vec<(String, Vec<u8>)>, SceneError> {
-        let mut all = Vec::new();
-        let name = |dev| self.devices.iter().find(|(_, i)| **i == dev).map(|(name, _)| name.clone());
-        let follower = &self.follower;
-        self.machine.take_received(|_, skb| {
-            follower.iter().for_each(|f| f.received(skb.packet.identity(), skb.dev));
-            all.extend(name(skb.dev).map(|d| (d, skb.frame_bytes())));
-        });
+        self.collect();
+        let mut all = std::mem::take(&mut self.received);
         for (name, wire) in &self.wires {
             all.extend(wire.take_sent().into_iter().map(|bytes| (name.clone(), bytes)));
         }

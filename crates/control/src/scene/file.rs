@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::host::{FileHost, FileOp, Host, HostOp};
 use super::net::{
     Address, COUNT_MAX, FIRST_IFINDEX, FileNeighbour, FileRoute, FileTraffic, Generator, Neighbour,
     ReadCapture, Route, Traffic, addresses,
@@ -38,6 +39,8 @@ pub struct Scene {
     pub routes: Vec<Route>,
     /// Neighbours.
     pub neighbours: Vec<Neighbour>,
+    /// Stacks behind devices.
+    pub hosts: Vec<Host>,
     /// What makes packets while the scene is up.
     pub generators: Vec<Generator>,
     /// The script.
@@ -85,7 +88,7 @@ pub struct Step {
     pub action: Action,
     /// What the answer must be; `None` if it must succeed.
     pub refused: Option<String>,
-    /// How far which counters must move; all others must stand.
+    /// How far which counters must move; all others must stand. None at all for what a host does: any may.
     pub counters: BTreeMap<String, u64>,
     /// Packets that must reach the stack, as `N x DEVICE`, or `N x DEVICE: PACKET`.
     pub received: Vec<String>,
@@ -146,6 +149,13 @@ pub enum Action {
     },
     /// Closes the link of a device.
     Unlink(String),
+    /// Lets a host do something; it must come to a good end.
+    Host {
+        /// Device of the host.
+        device: String,
+        /// What.
+        op: HostOp,
+    },
     /// Sets an entry of a map.
     Set {
         /// Object and map.
@@ -236,6 +246,8 @@ struct File {
     #[serde(default)]
     neighbour: Vec<Spanned<FileNeighbour>>,
     #[serde(default)]
+    host: Vec<Spanned<FileHost>>,
+    #[serde(default)]
     generator: Vec<Spanned<FileTraffic>>,
     #[serde(default)]
     step: Vec<Spanned<FileStep>>,
@@ -267,6 +279,9 @@ struct FileStep {
     detach: Option<FileAttach>,
     link: Option<FileAttach>,
     unlink: Option<String>,
+    ping: Option<FileOp>,
+    fetch: Option<FileOp>,
+    echo: Option<FileOp>,
     send: Option<FileTraffic>,
     live: Option<FileTraffic>,
     set: Option<FileSet>,
@@ -358,6 +373,7 @@ impl Scene {
             devices: Vec::new(),
             routes: Vec::new(),
             neighbours: Vec::new(),
+            hosts: Vec::new(),
             generators: Vec::new(),
             steps: Vec::new(),
         };
@@ -382,6 +398,11 @@ impl Scene {
             let checked =
                 scene.netdev(&neighbour.as_ref().device).and_then(|_| neighbour.into_inner().neighbour());
             scene.neighbours.push(checked.map_err(|e| error(at, e))?);
+        }
+        for host in file.host {
+            let at = host.span().start;
+            let host = scene.host(host.into_inner()).map_err(|e| error(at, e))?;
+            scene.hosts.push(host);
         }
         for generator in file.generator {
             let at = generator.span().start;
@@ -438,6 +459,29 @@ impl Scene {
     fn route(&self, file: FileRoute) -> Result<Route, String> {
         file.device.as_ref().map(|d| self.netdev(d)).transpose()?;
         file.route()
+    }
+
+    fn host(&self, file: FileHost) -> Result<Host, String> {
+        let device = self.netdev(&file.device)?;
+        if self.hosts.iter().any(|h| h.device == device) {
+            return Err(format!("{device:?} has a host already"));
+        }
+        let of_device = self.devices.iter().find_map(|d| d.addresses.get(&device));
+        file.host(of_device.map_or(&[], Vec::as_slice))
+    }
+
+    fn host_ops(&self, file: &FileStep) -> Result<Vec<Action>, String> {
+        type Read = fn(&FileOp) -> Result<HostOp, String>;
+        let ops =
+            [(&file.ping, FileOp::ping as Read), (&file.fetch, FileOp::fetch), (&file.echo, FileOp::echo)];
+        let ops = ops.into_iter().filter_map(|(op, read)| op.as_ref().map(|op| (op, read)));
+        let action = |(op, read): (&FileOp, Read)| {
+            if !self.hosts.iter().any(|h| h.device == op.host) {
+                return Err(format!("there is no host at {:?}", op.host));
+            }
+            Ok(Action::Host { device: op.host.clone(), op: read(op)? })
+        };
+        ops.map(action).collect()
     }
 
     fn generator(
@@ -511,7 +555,7 @@ impl Scene {
     }
 
     fn step(&self, file: FileStep, folder: &Path, captures: ReadCapture<'_>) -> Result<Step, String> {
-        let mut actions = Vec::new();
+        let mut actions = self.host_ops(&file)?;
         if let Some(a) = file.attach {
             if a.program.is_none() {
                 return Err("attach needs a program".to_owned());
@@ -554,8 +598,9 @@ impl Scene {
         let mut actions = actions.into_iter();
         let (Some(action), None) = (actions.next(), actions.next()) else {
             return Err(
-                "a step does one thing: attach, detach, link, unlink, send, live, set, delete, mtu, up or gro"
-                    .to_owned()
+                "a step does one thing: attach, detach, link, unlink, ping, fetch, echo, send, live, set, \
+                        delete, mtu, up or gro"
+                    .to_owned(),
             );
         };
         for counter in file.counters.keys() {
@@ -736,6 +781,8 @@ mod tests {
             ("[[device]]\nveth = [\"c\", \"d\"]\naddresses = { x = [] }", "which is not this device"),
             ("[[device]]\nveth = [\"c\", \"d\"]\nmac = { c = \"1\" }", "1 is no hardware address"),
             ("[[generator]]\ndevice = \"a\"\npacket = \"len 60\"\nrate = 0", "packets a second"),
+            ("[[host]]\ndevice = \"a\"", "one or two addresses"),
+            ("[[step]]\nping = { host = \"a\", to = \"10.0.0.1\" }", "there is no host at \"a\""),
             ("[[generator]]\ndevice = \"a\"", "either a packet or a pcap"),
         ] {
             let told = error(&format!("{HEAD}{table}\n"));

@@ -23,12 +23,14 @@
 
 mod describe;
 mod file;
+mod host;
 mod net;
 mod packet;
 mod run;
 
 pub use describe::describe as describe_packet;
 pub use file::{Action, AttachMode, Device, DeviceKind, MapValue, Scene, SceneError, Step};
+pub use host::{Host, HostOp};
 pub use net::{Address, FIRST_IFINDEX, Generator, Neighbour, ReadCapture, Refuses, Route, Traffic};
 pub use packet::parse as parse_packet;
 pub use run::{Answer, Counters, SceneHome, SceneReport, StepReport, differences, map_number, play};

@@ -86,6 +86,9 @@ impl Scene {
                 "{name} is a virtio_net device, which a namespace cannot have: play it on the engine"
             ));
         }
+        if let Some(host) = self.hosts.first() {
+            return Some(format!("the host at {} is the engine's: play the scene there", host.device));
+        }
         let addresses = self.devices.iter().flat_map(|d| d.addresses.values().flatten()).map(|a| a.ip);
         let routes = self.routes.iter().flat_map(|r| r.via.into_iter().chain(r.to.map(|to| to.ip)));
         let mut all = addresses.chain(self.neighbours.iter().map(|n| n.ip)).chain(routes);

@@ -159,6 +159,10 @@ fn take(step: &Step, home: &mut dyn SceneHome) -> Result<StepReport, SceneError>
 
 /// The counters that moved must be those that were claimed. The kernel has none for reasons of drops.
 fn compare_counters(step: &Step, moved: &Counters, kernel: bool, failures: &mut Vec<String>) {
+    // A conversation is judged by its end, unless counters are claimed.
+    if matches!(step.action, Action::Host { .. }) && step.counters.is_empty() {
+        return;
+    }
     for (name, wanted) in &step.counters {
         let got = moved.get(name).copied().unwrap_or(0);
         if got != *wanted && !(kernel && name.starts_with("drop.")) {
