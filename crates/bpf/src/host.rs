@@ -8,6 +8,7 @@ use std::sync::Arc;
 use uapi::Errno;
 
 use crate::helpers::Timers;
+use crate::kfuncs::Conntrack;
 
 /// Which clock a helper reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -249,6 +250,71 @@ pub struct SynCookiePolicy {
     pub recent_overflow: bool,
 }
 
+/// What `bpf_xdp_get_xfrm_state` asks.
+///
+/// Kernel: `net/xfrm/xfrm_state_bpf.c struct bpf_xfrm_state_opts, v6.18`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XfrmQuery {
+    /// Number of a network namespace; `None` for the device's own.
+    pub netns: Option<u32>,
+    /// Firewall mark.
+    pub mark: u32,
+    /// Destination.
+    pub daddr: IpAddr,
+    /// Security parameter index.
+    pub spi: u32,
+    /// IP protocol: 50 for ESP.
+    pub protocol: u8,
+}
+
+/// An IPsec state as programs see it.
+///
+/// Kernel: `include/net/xfrm.h struct xfrm_state, v6.18`
+#[doc(alias = "xfrm_state")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XfrmState {
+    /// Number of its network namespace; `None` for the devices' own.
+    pub netns: Option<u32>,
+    /// Destination.
+    pub daddr: IpAddr,
+    /// Source.
+    pub saddr: IpAddr,
+    /// Security parameter index.
+    pub spi: u32,
+    /// IP protocol.
+    pub protocol: u8,
+    /// What the bits of the packet's mark that count must be.
+    pub mark: u32,
+    /// Which count.
+    pub mark_mask: u32,
+    /// Interface's number.
+    pub if_id: u32,
+    /// Number that policies refer to.
+    pub reqid: u32,
+    /// `XFRM_MODE_*`: 0 transport, 1 tunnel.
+    pub mode: u8,
+    /// Packets.
+    pub replay_window: u8,
+    /// Last number sent.
+    pub oseq: u32,
+    /// Last number received.
+    pub seq: u32,
+    /// Which were received before.
+    pub bitmap: u32,
+}
+
+impl XfrmState {
+    /// Whether it is what is asked for.
+    ///
+    /// Kernel: `net/xfrm/xfrm_state.c __xfrm_state_lookup, v6.18`
+    #[must_use]
+    pub fn answers(&self, query: &XfrmQuery) -> bool {
+        let same = (self.netns, self.daddr, self.spi, self.protocol);
+        same == (query.netns, query.daddr, query.spi, query.protocol)
+            && query.mark & self.mark_mask == self.mark
+    }
+}
+
 /// What user space puts into a slot of a perf event array to receive samples: an event that is open on a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PerfEvent {
@@ -361,6 +427,20 @@ pub trait Host {
     /// The timers of the host; `None` if it has none and programs can make none.
     fn timers(&self) -> Option<Arc<Timers>> {
         None
+    }
+
+    /// The connections of the host; `None` if it does not track any and programs can make none.
+    fn conntrack(&self) -> Option<Arc<Conntrack>> {
+        None
+    }
+
+    /// An IPsec state.
+    ///
+    /// # Errors
+    ///
+    /// `ENONET` if there is no such network namespace.
+    fn xfrm_state(&mut self, query: &XfrmQuery) -> Result<Option<XfrmState>, Errno> {
+        if query.netns.is_some() { Err(Errno::ENONET) } else { Ok(None) }
     }
 
     /// An event for user space.

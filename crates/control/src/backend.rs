@@ -1,5 +1,6 @@
 //! [`Backend`] and what it loads.
 
+use bpf::kfuncs::Connection;
 use bpf::maps::MapDef;
 use bpf::object::ObjectSpec;
 use uapi::Errno;
@@ -124,6 +125,12 @@ pub trait Loaded {
     ///
     /// The kernel's errno; `ENOENT` after the last key.
     fn map_next_key(&self, map: usize, key: Option<&[u8]>) -> Result<Vec<u8>, Errno>;
+
+    /// The connections that are tracked after the runs so far, those that the table began with included. Only
+    /// the engine has them; the kernel's are for `conntrack` to show.
+    fn connections(&self) -> Vec<Connection> {
+        Vec::new()
+    }
 
     /// What programs sent to user space since the last call, in order per ring.
     fn take_events(&mut self) -> Vec<OutputEvent>;

@@ -61,6 +61,27 @@ fn the_main_job_gives_the_promised_json() {
 }
 
 #[test]
+fn connections_come_from_the_tables_and_are_shown() {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        eprintln!("SKIPPED: without the kernel's type information no program can name its functions");
+        return;
+    }
+    let tables = Path::new(env!("CARGO_TARGET_TMPDIR")).join("connections.toml");
+    let given = "[[connections]]\nprotocol = \"udp\"\nsrc = \"10.7.7.7:1\"\ndst = \"10.7.7.8:2\"\nmark = 9\n\
+        timeout_ms = 2000000000\n";
+    std::fs::write(&tables, given).unwrap();
+    let args = ["run", "testdata/objects/conntrack.o", "--pcap", WEB, "--json", "--net"];
+    let output = earlybird(&[args.as_slice(), &[tables.to_str().unwrap()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = json(&output);
+    let connections = report["connections"].as_array().expect("connections");
+    let row = connections.iter().find(|c| c["src"] == "10.7.7.7:1").expect("the one of the tables");
+    assert_eq!((&row["mark"], &row["reply_dst"]), (&9.into(), &"10.7.7.7:1".into()));
+    assert!(connections.len() > 1, "and those of the capture: {connections:?}");
+    assert_eq!(report["engine"], "jit");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let run = || {
         let args = [

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bpf::helpers::Timers;
 use bpf::host::{
     Clock, DeviceInfo, Event, FibAnswer, FibQuery, HZ, Host, Secret, Socket, SocketQuery, SynCookiePolicy,
-    Task,
+    Task, XfrmQuery, XfrmState,
 };
+use bpf::kfuncs::{Connection, Conntrack};
 use control::ScriptedCall;
 use siphasher::sip::SipHasher24;
 use uapi::Errno;
@@ -29,6 +30,7 @@ pub struct SeededHost {
     task: Task,
     net: Arc<NetTables>,
     timers: Arc<Timers>,
+    conntrack: Arc<Conntrack>,
     /// Listeners that have answered with SYN cookies.
     overflowed: BTreeSet<u64>,
     events: VecDeque<HostEvent>,
@@ -60,6 +62,7 @@ impl SeededHost {
     pub fn new(seed: u64, net: Arc<NetTables>) -> Self {
         let mut random = seed;
         let secrets = [splitmix64(&mut random), splitmix64(&mut random)];
+        let conntrack = Arc::new(net.conntrack());
         Self {
             random,
             secrets,
@@ -68,6 +71,7 @@ impl SeededHost {
             task: idle_task(),
             net,
             timers: Arc::default(),
+            conntrack,
             overflowed: BTreeSet::new(),
             events: VecDeque::new(),
             lost_events: 0,
@@ -106,6 +110,7 @@ impl SeededHost {
 
     /// Replaces the network.
     pub fn set_net(&mut self, net: Arc<NetTables>) {
+        self.conntrack = Arc::new(net.conntrack());
         self.net = net;
         self.overflowed.clear();
     }
@@ -128,6 +133,13 @@ impl SeededHost {
     /// What programs sent since the last call.
     pub fn take_events(&mut self) -> Vec<HostEvent> {
         self.events.drain(..).collect()
+    }
+
+    /// The connections that are tracked now.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Connection> {
+        let ticks = self.time_ns / (1_000_000_000 / HZ);
+        self.conntrack.connections(ticks as u32)
     }
 
     /// Events that were lost for want of room.
@@ -215,6 +227,14 @@ impl Host for SeededHost {
 
     fn timers(&self) -> Option<Arc<Timers>> {
         Some(self.timers.clone())
+    }
+
+    fn conntrack(&self) -> Option<Arc<Conntrack>> {
+        Some(self.conntrack.clone())
+    }
+
+    fn xfrm_state(&mut self, query: &XfrmQuery) -> Result<Option<XfrmState>, Errno> {
+        self.net.xfrm_state(query)
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<(), Errno> {

@@ -2,6 +2,8 @@
 //! context and the maps must be the same. Random programs (`differential`) reach those that need no special
 //! surroundings; here are the others, and the edges of all.
 
+mod conntrack;
+mod kfuncs;
 mod memory;
 mod network;
 mod packets;

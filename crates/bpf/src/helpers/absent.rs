@@ -10,16 +10,12 @@ const KERNEL_SOCKET: &str = "it gives out the kernel's own struct of a socket";
 const KERNEL_TYPES: &str = "it is about the kernel's own variables and types";
 const SLEEPS: &str = "it may sleep, and XDP programs may not";
 const OBJECTS: &str = "allocated objects, and lists, trees and pointers of them in maps, are not there yet";
-const CONNTRACK: &str = "connection tracking is not there yet";
+const FLOWTABLE: &str = "there are no flow tables here";
 const CRYPTO: &str = "contexts for it are made by the kernel";
-const XFRM: &str = "there are no IPsec states here";
 const KEYS: &str = "there are no keyrings here";
 const WORK: &str = "work queues and task work run in the kernel";
-const RES_SPIN: &str = "resilient spin locks are not there yet";
 const KMEM: &str = "it is about the kernel's memory";
 const NOT_XDP: &str = "no XDP program has the context that it takes";
-const STREAM: &str = "streams are read through the kernel's bpf(2)";
-const DYNPTR_PROBE: &str = "probing into dynptrs is not there yet";
 const TRAP: &str = "compilers put it where a program must not come";
 
 /// Why there is no helper of this number, where the kernel has one for XDP programs.
@@ -122,22 +118,7 @@ const ABSENT_KFUNCS: &[(&str, &[&str])] = &[
         ],
     ),
     (CRYPTO, &["bpf_crypto_decrypt", "bpf_crypto_encrypt"]),
-    (
-        CONNTRACK,
-        &[
-            "bpf_ct_change_status",
-            "bpf_ct_change_timeout",
-            "bpf_ct_insert_entry",
-            "bpf_ct_release",
-            "bpf_ct_set_nat_info",
-            "bpf_ct_set_status",
-            "bpf_ct_set_timeout",
-            "bpf_xdp_ct_alloc",
-            "bpf_xdp_ct_lookup",
-            "bpf_xdp_flow_lookup",
-        ],
-    ),
-    (XFRM, &["bpf_xdp_get_xfrm_state", "bpf_xdp_xfrm_state_release"]),
+    (FLOWTABLE, &["bpf_xdp_flow_lookup"]),
     (KEYS, &["bpf_key_put", "bpf_lookup_system_key", "bpf_lookup_user_key"]),
     (
         OBJECTS,
@@ -161,25 +142,6 @@ const ABSENT_KFUNCS: &[(&str, &[&str])] = &[
             "bpf_refcount_acquire_impl",
         ],
     ),
-    (
-        RES_SPIN,
-        &[
-            "bpf_res_spin_lock",
-            "bpf_res_spin_lock_irqsave",
-            "bpf_res_spin_unlock",
-            "bpf_res_spin_unlock_irqrestore",
-        ],
-    ),
     (KMEM, &["bpf_get_kmem_cache"]),
     (NOT_XDP, &["bpf_modify_return_test_tp", "bpf_skb_ct_alloc", "bpf_skb_ct_lookup"]),
-    (STREAM, &["bpf_stream_vprintk_impl"]),
-    (
-        DYNPTR_PROBE,
-        &[
-            "bpf_probe_read_kernel_dynptr",
-            "bpf_probe_read_kernel_str_dynptr",
-            "bpf_probe_read_user_dynptr",
-            "bpf_probe_read_user_str_dynptr",
-        ],
-    ),
 ];

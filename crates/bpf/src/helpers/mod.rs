@@ -33,6 +33,7 @@ use uapi::bpf::func;
 pub use absent::{absent_helper, absent_kfunc};
 pub(crate) use dynptr::{DYNPTR_OF_PACKET, Dynptr, DynptrKind};
 pub(crate) use map::sum_elem_count;
+pub(crate) use print::stream_vprintk;
 pub(crate) use probe::{Prober, absence};
 pub use timer::{DueTimer, Timers};
 

@@ -31,6 +31,18 @@ pub(super) fn trace_vprintk(run: &mut Run<'_, '_>, [fmt, fmt_size, args, len, _]
     }
 }
 
+/// A line for the program's standard output (1) or error output (2), which come out with its traces.
+///
+/// Kernel: `kernel/bpf/stream.c bpf_stream_vprintk_impl, v6.18`
+pub(crate) fn stream_vprintk(run: &mut Run<'_, '_>, [stream, fmt, args, len, _]: Args) -> Reply {
+    if !matches!(stream as u32, 1 | 2) {
+        return errno(Errno::ENOENT);
+    }
+    let fmt_size = constant_string(run, fmt)?.len() as u64;
+    let printed = trace_vprintk(run, [fmt, fmt_size, args, len, 0])?;
+    Ok(if (printed as i64) < 0 { printed } else { 0 })
+}
+
 /// Prints to memory of the program; answers the length of the whole text with its NUL.
 ///
 /// Kernel: `kernel/bpf/helpers.c bpf_snprintf, v6.18`

@@ -31,7 +31,9 @@ impl Class {
             Place::Packet | Place::PacketMeta => Self::Packet,
             Place::MapValue(_) => Self::Map,
             Place::Other => Self::Unknown,
-            Place::MapKey | Place::Mem | Place::Sock | Place::Kernel | Place::MapStruct => Self::Other,
+            Place::MapKey | Place::Mem | Place::Sock | Place::Object | Place::Kernel | Place::MapStruct => {
+                Self::Other
+            }
         }
     }
 }

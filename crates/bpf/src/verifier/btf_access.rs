@@ -218,6 +218,9 @@ impl Env<'_> {
                 );
             }
         }
+        if which == BtfRef::Kernel {
+            self.note_unserved(id, off, size);
+        }
         if access == Access::Write && !reg.ty.is_ptr_alloc_obj() {
             // Kernel structs are written through functions; XDP has nf_conn's mark as an exception.
             return self.write_kernel_struct(reg, off, size);
@@ -235,6 +238,16 @@ impl Env<'_> {
             r.id = self.new_id();
         }
         Ok(Some(r))
+    }
+
+    /// Notes what the program will not find where it runs, although a kernel would have it.
+    fn note_unserved(&mut self, id: u32, off: i32, size: i32) {
+        if self.unserved.is_none()
+            && let Some(btf) = self.input.kernel_btf
+            && let Err(why) = crate::kfuncs::served::check(btf, TypeId(id), off, size)
+        {
+            self.unserved = Some((self.insn_idx, why));
+        }
     }
 
     /// How far a pointer read from a struct can be trusted.

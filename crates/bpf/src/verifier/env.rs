@@ -78,6 +78,8 @@ pub(crate) struct Aux {
     pub(crate) live_regs_before: u16,
     /// Kind of the pointer that the instruction goes through, over all paths.
     pub(crate) ptr_type: RegType,
+    /// On some path that pointer may lead nowhere.
+    pub(crate) untrusted: bool,
     pub(crate) pseudo: Pseudo,
     pub(crate) map: MapState,
     pub(crate) map_key: KeyState,
@@ -113,6 +115,7 @@ impl Default for Aux {
             scc: 0,
             live_regs_before: 0,
             ptr_type: RegType::NOT_INIT,
+            untrusted: false,
             pseudo: Pseudo::None,
             map: MapState::Unseen,
             map_key: KeyState::Unseen,
@@ -198,6 +201,8 @@ pub(crate) struct Env<'a> {
     pub(crate) subprogs: Vec<Subprog>,
     pub(crate) subprog_cnt: usize,
     pub(crate) has_func_info: bool,
+    /// The first use of a field of the kernel's that is not here, and why.
+    pub(crate) unserved: Option<(u32, String)>,
     pub(crate) exception_cb: usize,
     pub(crate) seen_exception: bool,
     pub(crate) maps: Vec<MapInfo<'a>>,

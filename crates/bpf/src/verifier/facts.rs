@@ -25,7 +25,9 @@ pub enum Place {
     Mem,
     /// A socket of the BTF-less kinds.
     Sock,
-    /// A kernel object; reads cannot fault but may have to be checked at run time.
+    /// An object of the kernel's or of the program's own that is there.
+    Object,
+    /// Memory of the kernel's that may not be there: reads have to be checked at run time.
     Kernel,
     /// A map's own struct.
     MapStruct,
@@ -76,6 +78,7 @@ impl InsnFact {
         Self {
             reached: a.seen,
             place: match a.ptr_type.base() {
+                _ if a.untrusted => Place::Kernel,
                 RegType::CTX => Place::Ctx,
                 RegType::PACKET => Place::Packet,
                 RegType::PACKET_META => Place::PacketMeta,
@@ -84,7 +87,7 @@ impl InsnFact {
                 RegType::MAP_KEY => Place::MapKey,
                 RegType::MEM => Place::Mem,
                 RegType::SOCKET | RegType::SOCK_COMMON | RegType::TCP_SOCK | RegType::XDP_SOCK => Place::Sock,
-                RegType::BTF_ID => Place::Kernel,
+                RegType::BTF_ID => Place::Object,
                 RegType::MAP_PTR => Place::MapStruct,
                 _ => Place::Other,
             },

@@ -520,6 +520,7 @@ impl Env<'_> {
                     | RegType::ARENA
             )
         };
+        self.cur_aux().untrusted |= ty.has(flag::PTR_UNTRUSTED);
         let prev = self.cur_aux().ptr_type;
         if prev == RegType::NOT_INIT {
             self.cur_aux().ptr_type = ty;

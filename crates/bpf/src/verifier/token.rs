@@ -41,6 +41,7 @@ pub struct Verified {
     stats: Stats,
     log: String,
     claims: Option<Claims>,
+    unserved: Option<(u32, String)>,
 }
 
 impl Verified {
@@ -69,6 +70,12 @@ impl Verified {
     #[must_use]
     pub fn log(&self) -> &str {
         &self.log
+    }
+
+    /// An instruction that uses a field of the kernel's that there is not here, and why.
+    #[must_use]
+    pub fn unserved(&self) -> Option<&(u32, String)> {
+        self.unserved.as_ref()
     }
 
     /// What was claimed before every instruction, if [`Options::claims`] asked for it.
@@ -141,7 +148,8 @@ pub fn verify(input: &Input<'_>, opts: &Options) -> Result<Verified, Box<Rejecti
             let start = |s: u32| env.subprogs[s as usize].start;
             let facts = env.aux.iter().map(|a| InsnFact::of(a, start, maps)).collect();
             let subject = Subject::new(input, &env);
-            Ok(Verified { subject, facts, stats, log: env.log, claims: env.claims })
+            let unserved = env.unserved;
+            Ok(Verified { subject, facts, stats, log: env.log, claims: env.claims, unserved })
         }
         Err(errno) => Err(Box::new(Rejection {
             rule: Rule::of_message(&env.message).unwrap_or_else(Rule::silent),
@@ -167,6 +175,7 @@ impl<'a> Env<'a> {
             subprogs: Vec::new(),
             subprog_cnt: 0,
             has_func_info: input.btf.is_some() && input.subprogs.iter().any(|s| s.btf.is_some()),
+            unserved: None,
             exception_cb: 0,
             seen_exception: false,
             maps: Vec::new(),

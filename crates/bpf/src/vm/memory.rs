@@ -73,7 +73,7 @@ pub struct GuestMemory<'r, 'q> {
     table: Option<&'r mut Scratch>,
     buff: &'r mut XdpBuff<'q>,
     /// Memory that helpers gave the program, by its address.
-    owned: BTreeMap<u64, Frame>,
+    owned: BTreeMap<u64, Arc<Frame>>,
     /// Pointers to fragments that the program may hold.
     fragments: Vec<u64>,
     ctx: u64,
@@ -268,13 +268,43 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
     pub fn own(&mut self, kind: RegionKind, bytes: &[u8], writable: bool) -> Result<u64, Fault> {
         let frame = Frame::new(bytes.len().max(1));
         frame.bytes().copy_from(0, bytes);
-        let view = frame.bytes().get(0, bytes.len()).expect("at least as long");
+        self.give(kind, Arc::new(frame), bytes.len(), writable)
+    }
+
+    /// Gives the program a pointer to the first `len` bytes of memory that others have too, and keeps that
+    /// until [`GuestMemory::retire`] or the end of the run. It may write them.
+    ///
+    /// # Errors
+    ///
+    /// The violation of holding too many pointers.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many bytes.
+    pub fn share(&mut self, kind: RegionKind, frame: Arc<Frame>, len: usize) -> Result<u64, Fault> {
+        self.give(kind, frame, len, true)
+    }
+
+    fn give(
+        &mut self,
+        kind: RegionKind,
+        frame: Arc<Frame>,
+        len: usize,
+        writable: bool,
+    ) -> Result<u64, Fault> {
+        let view = frame.bytes().get(0, len).expect("at least as long");
         let addr = match self.table.as_deref_mut() {
             Some(table) => table.expose(kind, view, writable)?,
             None => view.as_ptr().expose_provenance().get() as u64,
         };
         self.owned.insert(addr, frame);
         Ok(addr)
+    }
+
+    /// The memory behind a pointer of [`GuestMemory::share`].
+    #[must_use]
+    pub fn shared(&self, addr: u64) -> Option<Arc<Frame>> {
+        self.owned.get(&addr).cloned()
     }
 
     /// Ends what a pointer points to: later accesses through it are faults. It must be the pointer that

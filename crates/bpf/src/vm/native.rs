@@ -213,7 +213,10 @@ fn helper(program: &Program, number: i32) -> Option<u64> {
 fn check_supported(verified: &Verified) -> Result<(), JitError> {
     let foreign = |f: Place| matches!(f, Place::Kernel | Place::MapStruct);
     match verified.facts().iter().position(|f| f.reached && foreign(f.place)) {
-        Some(i) => Err(JitError::Unsupported { insn: i as u32, what: "access to a kernel object" }),
+        Some(i) => Err(JitError::Unsupported {
+            insn: i as u32,
+            what: "access to memory of the kernel's that may not be there",
+        }),
         None => Ok(()),
     }
 }

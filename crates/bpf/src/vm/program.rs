@@ -10,14 +10,14 @@ use uapi::bpf::{
 };
 
 use super::check::check;
-use super::interp::{Code, THROW, decode};
+use super::interp::{Code, THROW, decode, make_probe};
 use super::{Fault, Run};
 use crate::helpers::{absent_helper, absent_kfunc};
 use crate::insn::Insn;
 use crate::jit::Compiled;
 use crate::maps::{Map, MapDef};
 use crate::object::{AttachType, ProgramSpec, Subprog};
-use crate::verifier::Verified;
+use crate::verifier::{Place, Verified};
 
 /// A helper or kfunc: arguments R1 to R5, result R0. What the kernel answers with a negative number is
 /// `Ok`; a [`Fault`] is what the kernel's verifier rules out.
@@ -132,7 +132,17 @@ impl Program {
             let (program, errno) = (spec.name.clone(), Errno::EINVAL);
             return Err(LinkError { program, insn: None, errno, message });
         }
-        Ok(Self { verified: Some(verified), ..program })
+        if let Some((insn, message)) = verified.unserved().cloned() {
+            let (program, errno) = (spec.name.clone(), Errno::EOPNOTSUPP);
+            return Err(LinkError { program, insn: Some(insn), errno, message });
+        }
+        let mut code = program.code;
+        for (code, fact) in code.iter_mut().zip(verified.facts()) {
+            if fact.place == Place::Kernel {
+                make_probe(code);
+            }
+        }
+        Ok(Self { verified: Some(verified), code, ..program })
     }
 
     /// The proof that the program may run without checks, if it has one.

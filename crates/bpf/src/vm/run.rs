@@ -221,6 +221,12 @@ impl<'r, 'q> Run<'r, 'q> {
         self.references.push(Reference { addr, kind, insn: self.insn, map: Some(map) });
     }
 
+    /// Whether the program has what `addr` points to to give back.
+    #[must_use]
+    pub fn holds_at(&self, addr: u64) -> bool {
+        self.references.iter().any(|r| r.addr == addr)
+    }
+
     /// Whether the program has something of this kind to give back.
     #[must_use]
     pub fn holds(&self, kind: RegionKind) -> bool {

@@ -71,7 +71,8 @@ pub(crate) struct RunArgs {
     #[arg(long, num_args = 2, value_names = ["MAP", "KEY=VALUE"], action = clap::ArgAction::Append)]
     set: Vec<String>,
 
-    /// Devices, routes, neighbours and sockets for fib_lookup, check_mtu and the like (JSON or TOML)
+    /// Devices, routes, neighbours, sockets, connections and IPsec states for fib_lookup, sk_lookup, connection
+    /// tracking and the like (JSON or TOML)
     #[arg(long, value_name = "FILE")]
     net: Option<PathBuf>,
 

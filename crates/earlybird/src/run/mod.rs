@@ -12,6 +12,6 @@ mod tests;
 
 pub use compare::Difference;
 pub use maps::{DumpMode, MapError, MapView, Setting};
-pub use report::{RedirectCount, Report};
+pub use report::{ConnectionRow, RedirectCount, Report};
 pub(crate) use session::LINEAR_MAX;
 pub use session::{Observer, RunError, Session, SessionOptions};

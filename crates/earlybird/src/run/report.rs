@@ -1,7 +1,10 @@
 //! What a run came to: the JSON that tools read and the text that people read.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
+use bpf::host::HZ;
+use bpf::kfuncs::Connection;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use uapi::xdp::XdpAction;
@@ -34,6 +37,9 @@ pub struct Report {
     pub redirects: Vec<RedirectCount>,
     /// What the maps hold after the run.
     pub maps: Map<String, Value>,
+    /// Connections that the engine tracks after the run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<ConnectionRow>,
     /// Records of ring buffers and perf events, and trace lines.
     pub events: u64,
     /// Where the two backends differ; the first ones if there are many.
@@ -54,6 +60,49 @@ pub struct RedirectCount {
     pub key: Option<u32>,
     /// Packets.
     pub count: u64,
+}
+
+/// A tracked connection.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct ConnectionRow {
+    /// Number of its network namespace; `null` for the devices' own.
+    pub netns: Option<u32>,
+    /// Number of the IP protocol.
+    pub protocol: u8,
+    /// Who began it.
+    pub src: SocketAddr,
+    /// With whom.
+    pub dst: SocketAddr,
+    /// Where answers come from.
+    pub reply_src: SocketAddr,
+    /// Where answers go to.
+    pub reply_dst: SocketAddr,
+    /// Zone.
+    pub zone: u16,
+    /// `IPS_*` bits.
+    pub status: u32,
+    /// Mark.
+    pub mark: u32,
+    /// Milliseconds until it ends.
+    pub timeout_ms: u64,
+}
+
+impl From<Connection> for ConnectionRow {
+    fn from(connection: Connection) -> Self {
+        let Connection { original, reply, .. } = connection;
+        Self {
+            netns: connection.netns,
+            protocol: original.protocol,
+            src: SocketAddr::new(original.src, original.sport),
+            dst: SocketAddr::new(original.dst, original.dport),
+            reply_src: SocketAddr::new(reply.src, reply.sport),
+            reply_dst: SocketAddr::new(reply.dst, reply.dport),
+            zone: connection.zone.id,
+            status: connection.status,
+            mark: connection.mark,
+            timeout_ms: u64::from(connection.timeout) * (1000 / HZ),
+        }
+    }
 }
 
 impl Report {
@@ -88,6 +137,7 @@ impl Report {
             let _ = writeln!(t, "{} events", self.events);
         }
         self.map_lines(&mut t);
+        self.connection_lines(&mut t);
         for warning in &self.warnings {
             let _ = writeln!(t, "warning: {warning}");
         }
@@ -122,6 +172,35 @@ impl Report {
                     let _ = writeln!(t, "map {name}: {other}");
                 }
             }
+        }
+    }
+
+    fn connection_lines(&self, t: &mut String) {
+        const SHOWN: usize = 20;
+        if self.connections.is_empty() {
+            return;
+        }
+        let _ = writeln!(t, "{} connections:", self.connections.len());
+        for c in self.connections.iter().take(SHOWN) {
+            let protocol = match c.protocol {
+                6 => "tcp",
+                17 => "udp",
+                _ => "?",
+            };
+            let (src, dst, back, ms) = (c.src, c.dst, (c.reply_src, c.reply_dst), c.timeout_ms);
+            let translated = if back == (dst, src) {
+                String::new()
+            } else {
+                format!(", answers {} -> {}", back.0, back.1)
+            };
+            let _ = writeln!(
+                t,
+                "  {protocol} {src} -> {dst}{translated}: status {:#x}, mark {:#x}, {ms} ms left",
+                c.status, c.mark
+            );
+        }
+        if self.connections.len() > SHOWN {
+            let _ = writeln!(t, "  and {} more (--json shows all)", self.connections.len() - SHOWN);
         }
     }
 

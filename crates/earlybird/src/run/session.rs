@@ -113,6 +113,7 @@ impl<'a> Session<'a> {
             kernel_ns_per_packet: None,
             redirects: Vec::new(),
             maps: Map::new(),
+            connections: Vec::new(),
             events: 0,
             differences: Vec::new(),
             differences_total: 0,
@@ -244,6 +245,7 @@ impl<'a> Session<'a> {
         let [engine_ns, kernel_ns] = self.total_ns.map(mean);
         let mut report = self.report;
         report.maps = maps;
+        report.connections = loaded.connections().into_iter().map(Into::into).collect();
         report.ns_per_packet = if self.engine.is_some() { engine_ns } else { kernel_ns };
         report.kernel_ns_per_packet = (self.engine.is_some() && self.kernel.is_some()).then_some(kernel_ns);
         let redirects = self.redirects.into_iter();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bpf::helpers::Timers;
 use bpf::host::Host;
+use bpf::kfuncs::Connection;
 use bpf::maps::{Map, MapFd};
 use bpf::object::{ObjectSpec, SlotRef};
 use bpf::vm::Program;
@@ -232,6 +233,10 @@ impl Loaded for EngineObject {
 
     fn map_next_key(&self, map: usize, key: Option<&[u8]>) -> Result<Vec<u8>, Errno> {
         self.map(map)?.get_next_key(key)
+    }
+
+    fn connections(&self) -> Vec<Connection> {
+        self.host.connections()
     }
 
     fn take_events(&mut self) -> Vec<OutputEvent> {

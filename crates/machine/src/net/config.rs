@@ -21,15 +21,28 @@
 //! protocol = "tcp"
 //! state = "listen"
 //! local = "10.0.0.1:80"
+//!
+//! [[connections]]
+//! protocol = "tcp"
+//! src = "10.0.0.9:1024"
+//! dst = "10.0.0.1:80"
+//! timeout_ms = 30000
+//!
+//! [[xfrm_states]]
+//! src = "10.0.0.9"
+//! dst = "10.0.0.1"
+//! spi = 0x1234
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::netfilter::{ConnectionEntry, XfrmEntry};
 use super::types::{Mac, Prefix, TableId};
 
-/// Everything that `bpf_fib_lookup`, `bpf_check_mtu` and the socket lookups answer from.
+/// Everything that `bpf_fib_lookup`, `bpf_check_mtu`, the socket lookups, connection tracking and
+/// `bpf_xdp_get_xfrm_state` answer from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetConfig {
@@ -45,6 +58,10 @@ pub struct NetConfig {
     pub rules: Vec<Rule>,
     /// Sockets.
     pub sockets: Vec<SocketEntry>,
+    /// Connections that are tracked when the run begins.
+    pub connections: Vec<ConnectionEntry>,
+    /// IPsec states.
+    pub xfrm_states: Vec<XfrmEntry>,
 }
 
 /// Settings of a network namespace.

@@ -1,11 +1,12 @@
-//! The network around a program: devices, routes, neighbours and sockets, as tables.
+//! The network around a program: devices, routes, neighbours, sockets, connections and IPsec states, as tables.
 //!
 //! [`NetConfig`] is what a file says, [`NetTables`] what is looked things up in; `fib` finds routes and
-//! `sockets` sockets, `import` makes a [`NetConfig`] of what `ip -json` prints.
+//! `sockets` sockets, `netfilter` holds connections and states, `import` makes a [`NetConfig`] of what `ip -json` prints.
 
 mod config;
 mod fib;
 mod import;
+mod netfilter;
 mod sockets;
 mod types;
 
@@ -16,9 +17,11 @@ use bpf::host::{DeviceInfo, NAME_LEN};
 
 pub use config::*;
 pub use import::ImportError;
+pub use netfilter::{ConnectionEntry, XfrmEntry};
 pub use types::{Mac, Prefix, TableId};
 
 use fib::{Family, Hop, Table, TableRoute};
+use netfilter::Netfilter;
 use sockets::SocketTable;
 
 /// Tables that lookups answer from.
@@ -30,6 +33,7 @@ pub struct NetTables {
     /// Hardware addresses that may be used.
     neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
     sockets: SocketTable,
+    netfilter: Netfilter,
     sysctl: Sysctl,
 }
 
@@ -91,6 +95,7 @@ impl NetTables {
             rules: config.rules.clone(),
             neighbours: HashMap::new(),
             sockets: SocketTable::default(),
+            netfilter: Netfilter::new(config)?,
             sysctl: config.sysctl.clone(),
         };
         if config.devices.iter().all(|device| device.ifindex != Self::LOOPBACK) {

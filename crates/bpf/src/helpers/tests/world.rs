@@ -10,6 +10,7 @@ use uapi::Errno;
 use crate::helpers::Timers;
 use crate::host::*;
 use crate::insn::Insn;
+use crate::kfuncs::Conntrack;
 use crate::maps::{Map, MapContext, MapDef};
 use crate::object::ProgramSpec;
 use crate::redirect::RedirectInfo;
@@ -31,6 +32,8 @@ pub(crate) struct World {
     pub(crate) sockets: Vec<Arc<Socket>>,
     pub(crate) syncookies: SynCookiePolicy,
     pub(crate) timers: Option<Arc<Timers>>,
+    pub(crate) conntrack: Option<Arc<Conntrack>>,
+    pub(crate) xfrm: Option<XfrmState>,
 }
 
 impl Host for World {
@@ -89,6 +92,14 @@ impl Host for World {
 
     fn timers(&self) -> Option<Arc<Timers>> {
         self.timers.clone()
+    }
+
+    fn conntrack(&self) -> Option<Arc<Conntrack>> {
+        self.conntrack.clone()
+    }
+
+    fn xfrm_state(&mut self, query: &XfrmQuery) -> Result<Option<XfrmState>, Errno> {
+        Ok(self.xfrm.filter(|state| state.answers(query)))
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<(), Errno> {

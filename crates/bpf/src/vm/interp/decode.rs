@@ -24,6 +24,14 @@ pub(in crate::vm) fn decode(spec: &ProgramSpec, ksyms: &[u64]) -> Box<[Code]> {
     code.into()
 }
 
+/// Makes an instruction one that reads 0 where there is nothing, if it is a load.
+pub(in crate::vm) fn make_probe(code: &mut Code) {
+    let signed = matches!(code.op, Ldxs8 | Ldxs16 | Ldxs32);
+    if signed || matches!(code.op, Ldx8 | Ldx16 | Ldx32 | Ldx64) {
+        (code.op, code.imm) = (Probe, signed.into());
+    }
+}
+
 fn wide(insn: Insn, second: Insn, at: usize, ksyms: &[u64]) -> Code {
     let whole = (second.imm as u32 as u64) << 32 | insn.imm as u32 as u64;
     let load = |op, off, imm: u64| Code { op, dst: insn.dst & 15, src: 0, size: 0, off, imm: imm as i64 };

@@ -283,6 +283,8 @@ fn body<const OBSERVED: bool>(
             LoadAcquire => alu64!(check!(run.memory.load_acquire(from!(), u64::from(ins.size)))),
             StoreRelease => check!(run.memory.store_release(to!(), u64::from(ins.size), b)),
 
+            Probe => alu64!(run.memory.probe_load(from!(), u64::from(ins.size), ins.imm != 0)),
+
             LoadImm64 => {
                 alu64!(k);
                 // SAFETY: over the second slot, which is not the last of the program.

@@ -12,7 +12,7 @@ mod op;
 #[cfg(test)]
 mod tests;
 
-pub(super) use decode::decode;
+pub(super) use decode::{decode, make_probe};
 pub use observer::{Observer, Profile, Step};
 pub(super) use op::Code;
 

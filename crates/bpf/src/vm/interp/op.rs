@@ -27,6 +27,8 @@ pub(super) enum Op {
     Ldx8, Ldx16, Ldx32, Ldx64, Ldxs8, Ldxs16, Ldxs32,
     Stx8, Stx16, Stx32, Stx64, St8, St16, St32, St64,
     Atomic32, Atomic64, LoadAcquire, StoreRelease,
+    /// A load of what may not be there, which then counts as 0; `imm` says that the sign is extended.
+    Probe,
 
     /// A 64-bit number, which may be the address of a function or symbol. These three take two slots.
     LoadImm64,
@@ -55,7 +57,7 @@ pub(in crate::vm) struct Code {
     /// A number of 4 bits, as [`Code::src`].
     pub(super) dst: u8,
     pub(super) src: u8,
-    /// Bytes of an access of [`Op::LoadAcquire`] or [`Op::StoreRelease`].
+    /// Bytes of an access of [`Op::LoadAcquire`], [`Op::StoreRelease`] or [`Op::Probe`].
     pub(super) size: u8,
     /// The offset of a load or store; how far a jump goes from the next instruction; what a call calls.
     pub(super) off: i32,

@@ -71,6 +71,14 @@ impl GuestMemory<'_, '_> {
         Ok(value)
     }
 
+    /// Loads 1, 2, 4 or 8 bytes if they are there, else 0.
+    #[cold]
+    pub(in crate::vm) fn probe_load(&mut self, addr: u64, size: u64, signed: bool) -> u64 {
+        let value = self.load_slow(addr, size, signed).unwrap_or(0);
+        let unused = 64 - 8 * size as u32;
+        if signed { ((value << unused) as i64 >> unused) as u64 } else { value }
+    }
+
     /// Stores the low 1, 2, 4 or 8 bytes of a value.
     #[inline(always)]
     pub(in crate::vm) fn store<const SIZE: u64>(&mut self, addr: u64, value: u64) -> Result<(), Fault> {
