@@ -33,7 +33,7 @@ mod models;
 pub use code::{CodeBuffer, CodePages};
 pub use frame::Frame;
 pub use hash_index::{BUCKET_ENTRIES, Chain, HashIndex, IndexLayout, Position};
-pub use packet::{MemType, Packet};
+pub use packet::{MemType, Packet, Template};
 pub use page_pool::{Depot, PagePool, PoolStats};
 pub use pool::{ElementPool, Taken};
 pub use probe::probe_read;

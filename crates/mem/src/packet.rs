@@ -3,6 +3,8 @@
 // UNSAFETY: a packet is a buff whose lifetime was forgotten, so that neither way copies anything.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use uapi::Errno;
 use uapi::xdp::{MAX_SKB_FRAGS, XDP_FRAME_SIZE, XDP_TAILROOM};
 
@@ -34,6 +36,45 @@ pub struct Packet(Box<XdpBuff<'static>>);
 
 const _: () = assert!(size_of::<Packet>() == 8);
 
+/// What [`crate::PagePool::take_filled`] makes packets of: shape and bytes, checked once for all of them.
+pub struct Template<'b> {
+    frame_sz: u32,
+    headroom: u32,
+    mem_type: MemType,
+    bytes: &'b [u8],
+    /// The bytes once more, filled up with zeros; those come to lie after the packet's end.
+    words: &'b [u64],
+}
+
+impl<'b> Template<'b> {
+    /// Packets that start `headroom` bytes into a page, of which `frame_sz` bytes are used. The bytes are kept
+    /// in `scratch` too.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if packet and tail room do not fit.
+    pub fn new(
+        frame_sz: u32,
+        headroom: u32,
+        mem_type: MemType,
+        bytes: &'b [u8],
+        scratch: &'b mut Vec<u64>,
+    ) -> Result<Self, Errno> {
+        let end = headroom as usize + bytes.len() + XDP_TAILROOM;
+        if frame_sz as usize > Frame::PAGE_SIZE || end > frame_sz as usize {
+            return Err(Errno::EINVAL);
+        }
+        let word = |chunk: &[u8]| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_ne_bytes(word)
+        };
+        scratch.clear();
+        scratch.extend(bytes.chunks(8).map(word));
+        Ok(Self { frame_sz, headroom, mem_type, bytes, words: scratch })
+    }
+}
+
 /// Where packets are that are in no queue.
 static NOWHERE: RxqInfo = RxqInfo { ifindex: 0, queue_index: 0, mem_type: 0, frag_size: 0 };
 
@@ -62,7 +103,7 @@ impl Packet {
     pub fn reset(&mut self, frame_sz: u32, headroom: u32, len: u32) -> Result<(), Errno> {
         let buff = &mut *self.0;
         let end = u64::from(headroom) + u64::from(len) + XDP_TAILROOM as u64;
-        if frame_sz as usize > buff.frame.len() || end > u64::from(frame_sz) {
+        if frame_sz as usize > buff.frame_len() || end > u64::from(frame_sz) {
             return Err(Errno::EINVAL);
         }
         buff.frame_sz = frame_sz;
@@ -77,6 +118,28 @@ impl Packet {
         Ok(())
     }
 
+    /// As [`Packet::reset`] of a packet that is a page, with another one's shape and bytes.
+    #[inline]
+    pub(crate) fn fill(&mut self, template: &Template<'_>) {
+        let buff = &mut *self.0;
+        assert!(buff.is_page, "a template fits a page, and pools have no others");
+        let Template { frame_sz, headroom, mem_type, bytes, words } = template;
+        buff.frame_sz = *frame_sz;
+        buff.data = buff.data_hard_start + u64::from(*headroom);
+        buff.data_end = buff.data + bytes.len() as u64;
+        buff.data_meta = buff.data;
+        if buff.has_frags() {
+            buff.drop_frags();
+        }
+        buff.rx_ifindex = 0;
+        buff.mem_type = *mem_type;
+        let frame = buff.frame.bytes();
+        match frame.atomic_u64s(*headroom as usize, words.len()) {
+            Some(to) => to.iter().zip(*words).for_each(|(to, word)| to.store(*word, Relaxed)),
+            None => frame.copy_from(*headroom as usize, bytes),
+        }
+    }
+
     /// The packet as programs see it. Where it came in before is forgotten, its memory's type too: both are
     /// the queue's now.
     ///
@@ -88,6 +151,14 @@ impl Packet {
         let mut buff: Box<XdpBuff<'_>> = self.0;
         buff.arrive(rxq);
         buff
+    }
+
+    /// The packet of a buff that is done with: where it came in is of no interest any more.
+    #[inline]
+    pub(crate) fn done(mut buff: Box<XdpBuff<'_>>) -> Self {
+        buff.leave(&NOWHERE);
+        // SAFETY: as in `of`; `leave` replaces both references too.
+        Self(unsafe { Box::from_raw(Box::into_raw(buff).cast()) })
     }
 
     /// The packet of a buff, so that it can outlive the poll; what [`XdpBuff::into_packet`] does.
@@ -285,8 +356,22 @@ impl Packet {
 
     /// Number of frames that it is made of.
     #[must_use]
-    pub fn frame_count(&self) -> usize {
-        1 + self.0.frags.len()
+    #[inline]
+    pub const fn frame_count(&self) -> usize {
+        if self.0.has_frags() { 1 + self.0.frags.len() } else { 1 }
+    }
+
+    /// Whether it has fragments.
+    #[must_use]
+    #[inline]
+    pub const fn has_frags(&self) -> bool {
+        self.0.has_frags()
+    }
+
+    /// Whether it is one frame, of the size that pools keep.
+    #[inline]
+    pub(crate) const fn is_one_page(&self) -> bool {
+        self.0.is_one_page()
     }
 
     /// The whole linear frame, with head and tail room.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{Frame, Packet, SpinLock};
+use crate::{Frame, Packet, SpinLock, Template, XdpBuff};
 
 /// Pages that move between a pool and the depot at once.
 const MAGAZINE: usize = 64;
@@ -85,6 +85,23 @@ impl PagePool {
         }
         self.stats.taken += 1;
         Some(packet)
+    }
+
+    /// Up to `n` packets made after a template, fewer if the limit is reached; `each` gets them.
+    #[inline]
+    pub fn take_filled(&mut self, n: usize, template: &Template<'_>, mut each: impl FnMut(Packet)) {
+        let kept = n.min(self.packets.len());
+        self.stats.taken += kept as u64;
+        for mut packet in self.packets.drain(self.packets.len() - kept..) {
+            packet.fill(template);
+            each(packet);
+        }
+        for _ in kept..n {
+            let Some(mut packet) = self.packets.pop().or_else(|| self.refill()) else { return };
+            self.stats.taken += 1;
+            packet.fill(template);
+            each(packet);
+        }
     }
 
     /// A page without a packet; `None` if the limit is reached.
@@ -176,11 +193,17 @@ impl PagePool {
     /// Takes all pages of a packet back.
     #[inline]
     pub fn put_packet(&mut self, packet: Packet) {
-        if !packet.frags().is_empty() || packet.frame_bytes().len() != Frame::PAGE_SIZE {
+        if !packet.is_one_page() {
             return self.put_parts(packet);
         }
         self.stats.returned += 1;
         self.keep(packet);
+    }
+
+    /// As [`PagePool::put_packet`] of a packet that is still in a poll.
+    #[inline]
+    pub fn put_buff(&mut self, buff: Box<XdpBuff<'_>>) {
+        self.put_packet(Packet::done(buff));
     }
 
     #[cold]

@@ -86,19 +86,24 @@ impl<T> PtrRing<T> {
             let room = self.size() - start.wrapping_sub(self.released.load(Acquire));
             let room = want.min(room as usize);
             // The slot is noted with the count, so that a panic of the iterator leaves both as they were.
-            let (mut slot, mut n) = (*next, 0);
-            for item in items(room).take(room) {
-                self.slots[slot as usize].with_mut(|p| {
-                    // SAFETY: this slot was given back, or never used: `room` counts such slots from here
-                    // on. No other producer is here because of the lock.
-                    unsafe { (*p).write(item) };
-                });
-                slot = if slot + 1 == self.size() { 0 } else { slot + 1 };
-                n += 1;
+            let mut items = items(room).take(room);
+            let mut n = 0;
+            // Up to the end of the ring, and from its start.
+            let (before, after) = self.slots.split_at(*next as usize);
+            for part in [after, &before[..before.len().min(room.saturating_sub(after.len()))]] {
+                for (slot, item) in part.iter().zip(items.by_ref()) {
+                    slot.with_mut(|p| {
+                        // SAFETY: this slot was given back, or never used: `room` counts such slots from here
+                        // on, and there are no more items. No other producer is here because of the lock.
+                        unsafe { (*p).write(item) };
+                    });
+                    n += 1;
+                }
             }
-            *next = slot;
-            self.produced.store(start.wrapping_add(n as u32), Release);
-            n
+            let slot = *next + n;
+            *next = if slot >= self.size() { slot - self.size() } else { slot };
+            self.produced.store(start.wrapping_add(n), Release);
+            n as usize
         })
     }
 
@@ -125,19 +130,27 @@ impl<T> PtrRing<T> {
             // Pairs with the release in `produce_batch`: those slots have been written.
             let there = self.produced.load(Acquire).wrapping_sub(c.consumed);
             let n = there.min(max);
+            let mut end = self.batch_end(c);
             for _ in 0..n {
                 // SAFETY: this slot was written, as `there` counts, and is not given back yet. No other
                 // consumer is here because of the lock, and the item is read once: `head` moves on.
                 let item = self.slots[c.head as usize].with_mut(|p| unsafe { (*p).assume_init_read() });
                 c.head += 1;
                 c.consumed = c.consumed.wrapping_add(1);
-                if c.head - c.tail >= self.batch || c.head == self.size() {
+                if c.head >= end {
                     self.give_back(c);
+                    end = self.batch_end(c);
                 }
                 take(item);
             }
             n
         })
+    }
+
+    /// The slot before which consumed ones are given back.
+    #[inline]
+    fn batch_end(&self, c: &Consumer) -> u32 {
+        self.size().min(c.tail + self.batch)
     }
 
     /// Lets producers use the slots that were consumed.

@@ -157,6 +157,15 @@ impl<'a> SharedSlice<'a> {
         p.cast::<AtomicU64>().is_aligned().then(|| unsafe { AtomicU64::from_ptr(p.as_ptr().cast()) })
     }
 
+    /// `n` 64-bit numbers at an aligned offset as atomics; `None` if unaligned or outside.
+    #[must_use]
+    #[inline]
+    pub fn atomic_u64s(self, offset: usize, n: usize) -> Option<&'a [AtomicU64]> {
+        let p = self.get(offset, n.checked_mul(8)?)?.ptr.cast::<AtomicU64>();
+        // SAFETY: as above, for all of them.
+        p.is_aligned().then(|| unsafe { std::slice::from_raw_parts(p.as_ptr(), n) })
+    }
+
     /// Copies bytes out.
     ///
     /// # Panics

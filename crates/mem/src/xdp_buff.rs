@@ -18,7 +18,7 @@ use crate::{Frame, MemType, Packet, SharedSlice};
 /// the packet, and perhaps fragments after it.
 ///
 /// The first 56 bytes are the ABI of compiled code: 64-bit host addresses in the places of
-/// `struct xdp_buff`. Offsets inside are always within the frame:
+/// `struct xdp_buff`. Up to `frame` is one cache line, and all that a packet without fragments needs. Offsets inside are always within the frame:
 /// `hard_start <= data_meta <= data <= data_end <= hard_end`, where `hard_end` leaves
 /// [`XDP_TAILROOM`] bytes. Without support for metadata `data_meta` is `data + 1`.
 ///
@@ -26,7 +26,7 @@ use crate::{Frame, MemType, Packet, SharedSlice};
 ///
 /// Kernel: `include/net/xdp.h struct xdp_buff, v6.18`
 #[doc(alias = "xdp_buff")]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct XdpBuff<'q> {
     pub(crate) data: u64,
     pub(crate) data_end: u64,
@@ -36,14 +36,26 @@ pub struct XdpBuff<'q> {
     txq: Option<&'q TxqInfo>,
     pub(crate) frame_sz: u32,
     flags: u32,
-    pub(crate) frame: Frame,
-    pub(crate) frags: Vec<Frag>,
-    frags_size: u32,
     /// Device that it came in on, while it is in no queue.
     pub(crate) rx_ifindex: u32,
     /// Who owned its memory at first, while it is in no queue.
     pub(crate) mem_type: MemType,
-    hints: RxHints,
+    hints: HintsKind,
+    /// The frame is of the size that pools keep.
+    pub(crate) is_page: bool,
+    pub(crate) frame: Frame,
+    pub(crate) frags: Vec<Frag>,
+    frags_size: u32,
+    known: RxHints,
+}
+
+/// What [`XdpBuff::hints`] answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum HintsKind {
+    Unsupported,
+    None,
+    Known,
 }
 
 const _: () = {
@@ -55,6 +67,7 @@ const _: () = {
     assert!(std::mem::offset_of!(XdpBuff<'_>, txq) == XdpBuff::OFF_TXQ);
     assert!(std::mem::offset_of!(XdpBuff<'_>, frame_sz) == 48);
     assert!(std::mem::offset_of!(XdpBuff<'_>, flags) == XdpBuff::OFF_FLAGS);
+    assert!(std::mem::offset_of!(XdpBuff<'_>, frame) == 64);
 };
 
 /// `XDP_FLAGS_*` of a buff.
@@ -137,6 +150,10 @@ impl RxHints {
         hash: Err(Errno::EOPNOTSUPP),
         vlan: Err(Errno::EOPNOTSUPP),
     };
+
+    /// A device that has the operations, but nothing to answer.
+    pub const NO_DATA: Self =
+        Self { timestamp_ns: Err(Errno::ENODATA), hash: Err(Errno::ENODATA), vlan: Err(Errno::ENODATA) };
 }
 
 /// Where a packet came in: `struct xdp_rxq_info`, in the engine's own layout.
@@ -209,12 +226,14 @@ impl<'q> XdpBuff<'q> {
             // Larger ones are refused before, or get a size of their own after.
             frame_sz: frame.len() as u32,
             flags: 0,
+            rx_ifindex: 0,
+            mem_type: MemType::PageShared,
+            hints: HintsKind::Unsupported,
+            is_page: frame.len() == Frame::PAGE_SIZE,
             frame,
             frags: Vec::new(),
             frags_size: 0,
-            rx_ifindex: 0,
-            mem_type: MemType::PageShared,
-            hints: RxHints::UNSUPPORTED,
+            known: RxHints::UNSUPPORTED,
         }
     }
 
@@ -223,7 +242,14 @@ impl<'q> XdpBuff<'q> {
     pub(crate) fn arrive(&mut self, rxq: &'q RxqInfo) {
         self.rxq = rxq;
         self.txq = None;
-        self.hints = RxHints::UNSUPPORTED;
+        self.hints = HintsKind::Unsupported;
+    }
+
+    /// The packet leaves its queue for good.
+    #[inline]
+    pub(crate) fn leave(&mut self, to: &'q RxqInfo) {
+        self.rxq = to;
+        self.txq = None;
     }
 
     /// The packet leaves its queue, which is noted, for another one.
@@ -242,6 +268,18 @@ impl<'q> XdpBuff<'q> {
     #[inline]
     pub fn into_packet(self: Box<Self>) -> Packet {
         Packet::of(self)
+    }
+
+    /// Whether it is one frame, of the size that pools keep.
+    #[inline]
+    pub(crate) const fn is_one_page(&self) -> bool {
+        self.is_page && !self.has_frags()
+    }
+
+    /// Size of the frame, bytes.
+    #[inline]
+    pub(crate) const fn frame_len(&self) -> usize {
+        if self.is_page { Frame::PAGE_SIZE } else { self.frame.len() }
     }
 
     #[cold]
@@ -270,7 +308,7 @@ impl<'q> XdpBuff<'q> {
         self.data_meta = self.data;
         self.txq = None;
         self.drop_frags();
-        self.hints = RxHints::UNSUPPORTED;
+        self.hints = HintsKind::Unsupported;
         Ok(())
     }
 
@@ -324,13 +362,24 @@ impl<'q> XdpBuff<'q> {
 
     /// Says what the device knows about the packet.
     pub fn set_hints(&mut self, hints: RxHints) {
-        self.hints = hints;
+        self.known = hints;
+        self.hints = HintsKind::Known;
+    }
+
+    /// Says that the device could know something about packets, but does not about this one.
+    #[inline]
+    pub const fn set_no_hints(&mut self) {
+        self.hints = HintsKind::None;
     }
 
     /// What the device knows about the packet.
     #[must_use]
     pub const fn hints(&self) -> &RxHints {
-        &self.hints
+        match self.hints {
+            HintsKind::Unsupported => &RxHints::UNSUPPORTED,
+            HintsKind::None => &RxHints::NO_DATA,
+            HintsKind::Known => &self.known,
+        }
     }
 
     /// A number that no other packet has while this one lives, as buff or as packet.
@@ -371,7 +420,8 @@ impl<'q> XdpBuff<'q> {
     #[doc(alias = "xdp_get_buff_len")]
     #[inline]
     pub const fn buff_len(&self) -> usize {
-        (self.data_end - self.data) as usize + self.frags_size as usize
+        let linear = (self.data_end - self.data) as usize;
+        if self.has_frags() { linear + self.frags_size as usize } else { linear }
     }
 
     /// The frame, when the packet is done with.

@@ -12,9 +12,10 @@ use uapi::xdp::XdpAction;
 
 use crate::cow::FragOffset;
 use crate::redirect::{CpuFlush, CpuQueue, DevFlush, XskFlush};
+use crate::verdicts::Redirects;
 use crate::{
     Devices, DropCounters, DropReason, Engine, NetDevice, Note, RingItem, Skb, Trace, TraceEvent, Tracepoint,
-    XdpFrame,
+    Verdicts, XdpFrame,
 };
 
 pub use token::{NapiCtx, Polled};
@@ -66,6 +67,11 @@ pub struct NetContext {
     pub(crate) system_frags: FragOffset,
     /// `VETH_XDP_TX_BULK_SIZE` frames of a driver's poll, and others in passing: kept for their memory.
     pub(crate) spare: Vec<Vec<XdpFrame>>,
+    /// Of batches, one more than are nested: kept for their memory.
+    #[expect(clippy::vec_box, reason = "they are taken out and put back")]
+    verdicts: Vec<Box<Verdicts>>,
+    /// Of a live run: kept for its memory.
+    pub(crate) words: Vec<u64>,
 }
 
 impl NetContext {
@@ -91,6 +97,8 @@ impl NetContext {
             xsk_flush: XskFlush::default(),
             system_frags: FragOffset::default(),
             spare: Vec::new(),
+            verdicts: Vec::new(),
+            words: Vec::new(),
         }
     }
 
@@ -111,6 +119,24 @@ impl NetContext {
         }
         self.drops.add(reason, 1);
         self.pool.put_packet(packet);
+    }
+
+    /// Ends packets of a poll for one reason.
+    #[inline]
+    pub(crate) fn drop_buffs<'q>(
+        &mut self,
+        buffs: impl Iterator<Item = Box<XdpBuff<'q>>>,
+        reason: DropReason,
+    ) {
+        let mut count = 0;
+        for buff in buffs {
+            if reason != DropReason::ProgramDrop {
+                self.trace.note(|| Note::Ended { packet: buff.identity(), reason });
+            }
+            self.pool.put_buff(buff);
+            count += 1;
+        }
+        self.drops.add(reason, count);
     }
 
     /// Ends a packet that waited in a ring nobody empties any more.
@@ -143,6 +169,17 @@ impl NetContext {
     pub(crate) fn give_spare(&mut self, spare: Vec<XdpFrame>) {
         debug_assert!(spare.is_empty(), "frames would be lost");
         self.spare.push(spare);
+    }
+
+    #[inline]
+    pub(crate) fn take_verdicts(&mut self) -> Box<Verdicts> {
+        self.verdicts.pop().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn give_verdicts(&mut self, mut verdicts: Box<Verdicts>) {
+        verdicts.clear();
+        self.verdicts.push(verdicts);
     }
 }
 
@@ -192,30 +229,41 @@ impl<'a> Softirq<'a> {
         }
     }
 
-    /// As [`Softirq::run_xdp`] for several packets, up to the first that is to be redirected. Answers how many
-    /// were run; their actions are in `acts`.
+    /// As [`Softirq::run_xdp`] for several packets in one go. Answers how many were run, at least one; what
+    /// was decided about them is in `verdicts`.
     #[inline]
     pub(crate) fn run_xdp_batch(
         &mut self,
         program: &Arc<Program>,
         buffs: &mut [Box<XdpBuff<'_>>],
-        acts: &mut [u32],
+        redirects: Redirects,
+        verdicts: &mut Verdicts,
     ) -> usize {
         let frags = |buffs: &[Box<XdpBuff<'_>>]| buffs.iter().map(|b| b.frags().len() as u64).sum::<u64>();
-        let before = frags(buffs);
+        let any = buffs.iter().any(|buff| buff.has_frags());
+        let before = if any { frags(buffs) } else { 0 };
+        verdicts.begin(redirects);
+        let net = &mut *self.net;
         let result =
-            self.engine.run_batch(program, self.guard, buffs, &mut self.net.redirect, self.host, acts);
-        if before > 0 {
+            self.engine.run_batch(program, self.guard, buffs, &mut net.redirect, self.host, verdicts);
+        if any {
             // Fragments that the program cut off were freed.
-            self.net.pool.note_freed(before - frags(buffs));
+            net.pool.note_freed(before - frags(buffs));
         }
         match result {
             Ok(done) => done,
             Err(fault) => {
-                acts[0] = self.faulted(fault);
+                let act = self.faulted(fault);
+                verdicts.note(act, &mut self.net.redirect);
                 1
             }
         }
+    }
+
+    /// How many packets may be redirected in one go: no program may run on their way but after the last.
+    #[inline]
+    pub(crate) fn redirects_most(&self) -> usize {
+        self.net.dev_flush.room()
     }
 
     #[cold]

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use bpf::host::Host;
 use bpf::maps::Guard;
 use bpf::redirect::RedirectInfo;
 use bpf::vm::{Fault, Program, Run, Scratch};
-use mem::{Frame, Packet, XdpBuff};
+use mem::XdpBuff;
+
+use crate::Verdicts;
+use crate::verdicts::BATCH_MAX;
 
 /// Runs programs over packets, one after the other, on one CPU.
 pub trait Engine: Send {
@@ -25,29 +27,27 @@ pub trait Engine: Send {
         host: &mut dyn Host,
     ) -> Result<u64, Fault>;
 
-    /// Runs a program over packets as long as none of them is to be redirected, which must be done before the
-    /// next one is run. Writes the actions into `acts` and answers how many there are, at least one.
+    /// Runs a program over packets in one go, until `verdicts` says to stop. Answers how many there were, at
+    /// least one.
     ///
     /// # Errors
     ///
     /// What an unverified program did with the first packet that it may not do.
-    fn run_batch<'q>(
+    fn run_batch(
         &mut self,
         program: &Arc<Program>,
         guard: &Guard,
-        buffs: &mut [Box<XdpBuff<'q>>],
+        buffs: &mut [Box<XdpBuff<'_>>],
         redirect: &mut RedirectInfo,
         host: &mut dyn Host,
-        acts: &mut [u32],
+        verdicts: &mut Verdicts,
     ) -> Result<usize, Fault> {
-        let (Some(buff), Some(act)) = (buffs.first_mut(), acts.first_mut()) else { return Ok(0) };
-        *act = self.run(program, guard, buff, redirect, host)? as u32;
+        let Some(buff) = buffs.first_mut() else { return Ok(0) };
+        let act = self.run(program, guard, buff, redirect, host)? as u32;
+        verdicts.note(act, redirect);
         Ok(1)
     }
 }
-
-/// Packets that are run in one go at most.
-pub(crate) const BATCH_MAX: usize = 64;
 
 /// The checked interpreter.
 #[derive(Default)]
@@ -85,8 +85,6 @@ impl Engine for Interp {
 #[derive(Default)]
 pub struct Native {
     interp: Interp,
-    /// What a batch starts from.
-    spare: Option<Packet>,
 }
 
 impl Engine for Native {
@@ -106,34 +104,32 @@ impl Engine for Native {
         run.expect("it is compiled").execute()
     }
 
-    fn run_batch<'q>(
+    fn run_batch(
         &mut self,
         program: &Arc<Program>,
         guard: &Guard,
-        buffs: &mut [Box<XdpBuff<'q>>],
+        buffs: &mut [Box<XdpBuff<'_>>],
         redirect: &mut RedirectInfo,
         host: &mut dyn Host,
-        acts: &mut [u32],
+        verdicts: &mut Verdicts,
     ) -> Result<usize, Fault> {
-        let n = buffs.len().min(acts.len()).min(BATCH_MAX);
-        let (Some(first), true) = (buffs.first_mut(), program.compiled().is_some()) else {
-            return self.interp.run_batch(program, guard, buffs, redirect, host, acts);
-        };
-        if n == 1 {
-            acts[0] = self.run(program, guard, first, redirect, host)? as u32;
-            return Ok(1);
+        let n = buffs.len().min(BATCH_MAX);
+        if program.compiled().is_none() {
+            return self.interp.run_batch(program, guard, buffs, redirect, host, verdicts);
         }
-        let spare = self.spare.take().or_else(|| {
-            let size = Frame::PAGE_SIZE as u32;
-            Packet::new(Frame::new(Frame::PAGE_SIZE), size, 256, 64).ok()
-        });
-        let mut own = spare.expect("a page is large enough").into_buff(first.rxq());
-        let mut refs: ArrayVec<&mut XdpBuff<'q>, BATCH_MAX> =
-            buffs[..n].iter_mut().map(|buff| &mut **buff).collect();
-        let run = Run::compiled(program, guard, &mut own, redirect, host);
-        let done = run.expect("it is compiled").execute_batch(&mut refs, &mut acts[..n]);
-        drop(refs);
-        self.spare = Some(own.into_packet());
+        let Some((first, more)) = buffs[..n].split_first_mut() else { return Ok(0) };
+        let run = Run::compiled(program, guard, first, redirect, host);
+        let mut run = run.expect("it is compiled");
+        if program.calls_redirect() || verdicts.tx_redirects() {
+            return Ok(run.execute_each(more, |act, redirect| verdicts.note(act, redirect)));
+        }
+        let mut acts = [0; BATCH_MAX];
+        let done = run.execute_all(more, &mut acts[..n]);
+        drop(run);
+        // Only the last one can be a redirect.
+        for act in &acts[..done] {
+            verdicts.note(*act, redirect);
+        }
         Ok(done)
     }
 }

@@ -11,7 +11,7 @@ use uapi::bpf::MapType;
 use uapi::xdp::{BPF_F_BROADCAST, BPF_F_EXCLUDE_INGRESS, XDP_PACKET_HEADROOM, XdpAction};
 
 use crate::cow::{expand_head, skb_pp_cow_data};
-use crate::redirect::{CpuQueue, RedirectError, Target};
+use crate::redirect::{CpuQueue, RedirectError, Taken};
 use crate::{DropReason, NetDevice, NetdevTx, Note, Skb, Softirq};
 
 /// What became of an skb.
@@ -124,10 +124,11 @@ impl Softirq<'_> {
     /// Kernel: `net/core/filter.c xdp_do_generic_redirect, v6.18`
     #[doc(alias = "xdp_do_generic_redirect")]
     fn generic_redirect(&mut self, program: &Arc<Program>, skb: Box<Skb>) -> Verdict {
-        let target = Target::take(&mut self.net.redirect);
+        let taken = Taken::take(&mut self.net.redirect);
+        let target = taken.target();
         let ifindex = skb.dev;
-        let map_type = target.map.as_ref().map(|m| m.def().map_type);
-        let result = match (map_type, &target.map) {
+        let map_type = target.map.map(|m| m.def().map_type);
+        let result = match (map_type, target.map) {
             (None, None) if target.map_id == RedirectInfo::MAP_ID_IFINDEX => {
                 self.generic_to_ifindex(program, skb, target.key())
             }
@@ -153,7 +154,7 @@ impl Softirq<'_> {
         if self.net.trace.is_any_on() {
             self.trace_redirect(&target, program.id(), ifindex, result.err());
         }
-        self.keep_map(target);
+        self.keep_map(taken);
         if result.is_ok() { Verdict::Redirected } else { Verdict::Dropped }
     }
 

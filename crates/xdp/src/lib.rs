@@ -27,6 +27,7 @@ mod skb;
 mod testing;
 
 mod trace;
+mod verdicts;
 
 pub use attach::{AttachFlags, Mode, ProgramHandle, SetupError, XdpLink, XdpRequest, XdpStatus};
 pub use context::{
@@ -42,3 +43,4 @@ pub use live::{LIVE_BATCH_DEFAULT, LIVE_BATCH_MAX, LIVE_LEN_MAX, LiveRun, LiveSt
 pub use reason::{DropCounters, DropReason};
 pub use skb::{PacketType, Skb};
 pub use trace::{Journal, Note, Trace, TraceEvent, Tracepoint};
+pub use verdicts::Verdicts;

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use bpf::redirect::RedirectInfo;
+use arrayvec::ArrayVec;
 use bpf::vm::Program;
-use mem::{MemType, Packet, RxqInfo, XdpBuff};
+use mem::{MemType, RxqInfo, Template, XdpBuff};
 use uapi::Errno;
 use uapi::xdp::{ETH_HLEN, XDP_PACKET_HEADROOM, XDP_TAILROOM, XdpAction};
 
-use crate::{DropReason, Softirq, XdpFrame};
+use crate::redirect::Target;
+use crate::verdicts::{Alike, BATCH_MAX, Redirects};
+use crate::{DropReason, Softirq, Verdicts, XdpFrame};
 
 /// Packets of a batch, unless asked for otherwise.
 pub const LIVE_BATCH_DEFAULT: u32 = 64;
@@ -48,6 +50,9 @@ pub struct LiveStats {
     pub dropped: u64,
 }
 
+/// Packets that the program was not run over yet.
+type Waiting<'q> = ArrayVec<Box<XdpBuff<'q>>, BATCH_MAX>;
+
 impl Softirq<'_> {
     /// Runs a program over packets and lets them go.
     ///
@@ -73,13 +78,18 @@ impl Softirq<'_> {
         let rxq = RxqInfo { ifindex, queue_index, mem_type: MemType::PagePool as u32, frag_size: 0 };
         let mut stats = LiveStats::default();
         let mut left = run.repeat.max(1);
-        while left > 0 {
+        let mut words = std::mem::take(&mut self.net.words);
+        let template =
+            Template::new(FRAME_SZ, XDP_PACKET_HEADROOM as u32, MemType::PagePool, run.data, &mut words)?;
+        let mut result = Ok(());
+        while left > 0 && result.is_ok() {
             let n = left.min(batch);
             self.net.begin();
-            self.live_batch(run, &rxq, n, &mut stats)?;
+            result = self.live_batch(run, &rxq, n, &template, &mut stats);
             left -= n;
         }
-        Ok(stats)
+        self.net.words = words;
+        result.map(|()| stats)
     }
 
     /// Kernel: `net/bpf/test_run.c xdp_test_run_batch, v6.18`
@@ -89,42 +99,28 @@ impl Softirq<'_> {
         run: &LiveRun<'_>,
         rxq: &RxqInfo,
         n: u32,
+        template: &Template<'_>,
         stats: &mut LiveStats,
     ) -> Result<(), Errno> {
         let mut passed = self.net.take_spare();
-        let mut result = Ok(());
-        for _ in 0..n {
-            let Some(packet) = self.live_packet(run.data) else {
+        let mut verdicts = self.net.take_verdicts();
+        let mut waiting = Waiting::new();
+        let (mut left, mut result) = (n, Ok(()));
+        while left > 0 {
+            let most = (left as usize).min(BATCH_MAX);
+            self.net.pool.take_filled(most, template, |packet| waiting.push(packet.into_buff(rxq)));
+            if waiting.is_empty() {
                 result = Err(Errno::ENOMEM);
                 break;
-            };
-            let mut buff = packet.into_buff(rxq);
-            let act = self.run_xdp(run.program, &mut buff);
-            match XdpAction::from_raw(act) {
-                Some(XdpAction::Pass) => match XdpFrame::from_buff(buff) {
-                    Ok(frame) => {
-                        stats.passed += 1;
-                        passed.push(frame);
-                    }
-                    Err((_, packet)) => {
-                        stats.dropped += 1;
-                        self.net.drop_packet(packet, DropReason::PassNoFrameRoom);
-                    }
-                },
-                Some(action @ (XdpAction::Tx | XdpAction::Redirect)) => {
-                    self.live_redirect(run, buff, action, stats);
-                }
-                action => {
-                    stats.dropped += 1;
-                    let reason = match action {
-                        Some(XdpAction::Drop) => DropReason::ProgramDrop,
-                        Some(_) => DropReason::ProgramAborted,
-                        None => DropReason::InvalidAction,
-                    };
-                    self.net.drop_packet(buff.into_packet(), reason);
-                }
+            }
+            left -= waiting.len() as u32;
+            while !waiting.is_empty() {
+                let redirects = Redirects::WithTx { most: self.redirects_most(), ifindex: run.ingress.0 };
+                let done = self.run_xdp_batch(run.program, &mut waiting, redirects, &mut verdicts);
+                self.live_finish(run, waiting.drain(..done), &verdicts, &mut passed, stats);
             }
         }
+        self.net.give_verdicts(verdicts);
         self.xdp_do_flush();
         for frame in passed.drain(..) {
             self.receive_frame(frame, rxq.ifindex);
@@ -133,39 +129,62 @@ impl Softirq<'_> {
         result
     }
 
-    /// `XDP_TX` is a redirect to the device that the packet came in on.
+    /// Does with packets what was decided.
     #[inline]
-    fn live_redirect(
+    fn live_finish(
         &mut self,
         run: &LiveRun<'_>,
-        buff: Box<XdpBuff<'_>>,
-        action: XdpAction,
+        mut buffs: arrayvec::Drain<'_, Box<XdpBuff<'_>>, BATCH_MAX>,
+        verdicts: &Verdicts,
+        passed: &mut Vec<XdpFrame>,
         stats: &mut LiveStats,
     ) {
-        let (ifindex, _) = run.ingress;
-        if action == XdpAction::Tx {
-            let redirect = &mut self.net.redirect;
-            redirect.tgt_index = ifindex.into();
-            redirect.map = None;
-            redirect.map_id = RedirectInfo::MAP_ID_IFINDEX;
-        }
-        let (guard, devices) = (self.guard, self.devices);
-        let Some(device) = devices.get(guard, ifindex) else {
-            stats.dropped += 1;
-            return self.net.drop_packet(buff.into_packet(), DropReason::RedirectNoDevice);
-        };
-        match self.xdp_do_redirect(device.core(), buff, run.program.id()) {
-            Ok(()) => stats.redirected += 1,
-            Err(_) => stats.dropped += 1,
+        for Alike { count, act, target } in verdicts.alike() {
+            let alike = buffs.by_ref().take(count);
+            let reason = match XdpAction::from_raw(act) {
+                Some(XdpAction::Pass) => {
+                    for buff in alike {
+                        match XdpFrame::from_buff(buff) {
+                            Ok(frame) => {
+                                stats.passed += 1;
+                                passed.push(frame);
+                            }
+                            Err((_, packet)) => {
+                                stats.dropped += 1;
+                                self.net.drop_packet(packet, DropReason::PassNoFrameRoom);
+                            }
+                        }
+                    }
+                    continue;
+                }
+                Some(XdpAction::Tx | XdpAction::Redirect) => {
+                    let sent = self.live_redirect(run, &target, alike);
+                    stats.redirected += u64::from(sent);
+                    stats.dropped += count as u64 - u64::from(sent);
+                    continue;
+                }
+                Some(XdpAction::Drop) => DropReason::ProgramDrop,
+                Some(_) => DropReason::ProgramAborted,
+                None => DropReason::InvalidAction,
+            };
+            stats.dropped += count as u64;
+            self.net.drop_buffs(alike, reason);
         }
     }
 
+    /// `XDP_TX` is a redirect to the device that the packet came in on. Answers how many could be sent.
     #[inline]
-    fn live_packet(&mut self, data: &[u8]) -> Option<Packet> {
-        let (headroom, len) = (XDP_PACKET_HEADROOM as u32, data.len() as u32);
-        let mut packet = self.net.pool.take_packet(FRAME_SZ, headroom, len)?;
-        packet.set_mem_type(MemType::PagePool);
-        packet.linear().copy_from(0, data);
-        Some(packet)
+    fn live_redirect<'q>(
+        &mut self,
+        run: &LiveRun<'_>,
+        target: &Target<'_>,
+        buffs: impl ExactSizeIterator<Item = Box<XdpBuff<'q>>>,
+    ) -> u32 {
+        let (guard, devices) = (self.guard, self.devices);
+        let Some(device) = devices.get(guard, run.ingress.0) else {
+            self.net.drop_buffs(buffs, DropReason::RedirectNoDevice);
+            return 0;
+        };
+        self.redirect_all(device.core(), run.program.id(), target, buffs)
     }
 }

@@ -112,6 +112,15 @@ impl<'r, 'q> GuestMemory<'r, 'q> {
         std::ptr::from_mut(self.buff)
     }
 
+    /// Goes on with another packet, in an unchecked run.
+    #[inline]
+    pub(super) fn next_packet(&mut self, buff: &'r mut XdpBuff<'q>) {
+        self.buff = buff;
+        if !self.owned.is_empty() {
+            self.owned.clear();
+        }
+    }
+
     /// Puts the packet back that compiled code has exchanged for others.
     ///
     /// # Safety

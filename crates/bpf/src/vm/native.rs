@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicU32;
 
 use mem::{RxqInfo, SharedSlice, TxqInfo, XdpBuff};
 use uapi::bpf::{BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC, MapType};
+use uapi::xdp::XdpAction;
 
 use super::direct;
 use super::{Fault, GuestMemory, HelperFn, Program, Run};
@@ -260,6 +261,30 @@ impl<'r, 'q> Run<'r, 'q> {
     pub fn execute_batch(&mut self, buffs: &mut [&'r mut XdpBuff<'q>], verdicts: &mut [u32]) -> usize {
         assert_eq!(buffs.len(), verdicts.len(), "every packet has its verdict");
         assert!(!buffs.is_empty() && u32::try_from(buffs.len()).is_ok(), "a batch has packets");
+        // SAFETY: a reference is the address of what it points to, and there are as many as verdicts.
+        unsafe { self.enter_batch(buffs.as_mut_ptr().cast(), verdicts) }
+    }
+
+    /// As [`Run::execute_batch`], over the run's packet and then over `more`.
+    ///
+    /// # Panics
+    ///
+    /// If the run is one of the interpreter, or if there is not one verdict more than `more` has packets.
+    pub fn execute_all(&mut self, more: &'r mut [Box<XdpBuff<'q>>], verdicts: &mut [u32]) -> usize {
+        assert_eq!(more.len() + 1, verdicts.len(), "every packet has its verdict");
+        assert!(!self.memory.is_checked(), "only compiled programs run batches");
+        verdicts[0] = enter_program(self) as u32;
+        if more.is_empty() || verdicts[0] == XdpAction::Redirect as u32 {
+            return 1;
+        }
+        // SAFETY: a box is the address of what it holds, and there are as many as verdicts but one.
+        1 + unsafe { self.enter_batch(more.as_mut_ptr().cast(), &mut verdicts[1..]) }
+    }
+
+    /// # Safety
+    ///
+    /// `buffs` must be the addresses of as many buffs as there are verdicts, borrowed for `'r`.
+    unsafe fn enter_batch(&mut self, buffs: *mut *mut XdpBuff<'_>, verdicts: &mut [u32]) -> usize {
         assert!(!self.memory.is_checked(), "only compiled programs run batches");
         let program = self.program;
         let compiled = program.compiled().expect("an unchecked run is one of a compiled program");
@@ -267,13 +292,44 @@ impl<'r, 'q> Run<'r, 'q> {
         let own = self.memory.buff_ptr();
         // SAFETY: code of this signature, which `program` keeps.
         let entry: BatchEntry = unsafe { std::mem::transmute(compiled.batch() as usize) };
-        let (buffs, verdicts, n) = (buffs.as_mut_ptr().cast(), verdicts.as_mut_ptr(), buffs.len());
+        let (verdicts, n) = (verdicts.as_mut_ptr(), verdicts.len());
         // SAFETY: as in `enter_program`, for each of the buffs: the code reads as many addresses and writes as
         // many verdicts as it is told, and puts into the run only addresses of buffs that live for `'r`.
         let done = unsafe { entry(buffs, std::ptr::from_mut(self), n as u32, verdicts) };
         // SAFETY: as asked for; the packets of the batch are the caller's again.
         unsafe { self.memory.restore_buff(own) };
         done as usize
+    }
+
+    /// Runs the compiled program over the run's packet and then over `more`, one after the other, and answers
+    /// how many that were. `after` gets each packet's verdict, and [`Run::redirect`] before the next packet is
+    /// run; it answers whether to go on.
+    ///
+    /// # Panics
+    ///
+    /// If the run is one of the interpreter.
+    #[inline]
+    pub fn execute_each(
+        &mut self,
+        more: &'r mut [Box<XdpBuff<'q>>],
+        mut after: impl FnMut(u32, &mut RedirectInfo) -> bool,
+    ) -> usize {
+        assert!(self.program.compiled().is_some(), "the run is one of a compiled program");
+        assert!(!self.memory.is_checked(), "only compiled programs run batches");
+        let act = enter_program(self) as u32;
+        let mut done = 1;
+        if !after(act, self.redirect) {
+            return done;
+        }
+        for buff in more {
+            self.next_packet(buff);
+            let act = enter_program(self) as u32;
+            done += 1;
+            if !after(act, self.redirect) {
+                break;
+            }
+        }
+        done
     }
 }
 

@@ -211,6 +211,14 @@ impl Program {
         *self.helpers.get(usize::try_from(number).ok()?)?
     }
 
+    /// Whether it calls a helper that redirects. A program without may answer `XDP_REDIRECT` all the same, or
+    /// call one that does.
+    #[must_use]
+    #[inline]
+    pub fn calls_redirect(&self) -> bool {
+        self.helper(func::REDIRECT_MAP).or_else(|| self.helper(func::REDIRECT)).is_some()
+    }
+
     /// The kernel function at a position of the program's list; `None` if it is weak and absent.
     #[must_use]
     pub fn kfunc(&self, position: usize) -> Option<HelperFn> {

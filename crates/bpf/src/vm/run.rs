@@ -258,6 +258,13 @@ impl<'r, 'q> Run<'r, 'q> {
         }
     }
 
+    /// Goes on with another packet; what the program held of the last one is gone.
+    #[inline]
+    pub(super) fn next_packet(&mut self, buff: &'r mut XdpBuff<'q>) {
+        self.memory.next_packet(buff);
+        self.references.clear();
+    }
+
     /// Whether the program has something to give back.
     #[inline]
     pub(super) fn owes(&self) -> bool {

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use bpf::maps::{DevEntry, Map};
+use bpf::redirect::RedirectInfo;
 use bpf::vm::Program;
-use mem::{MemType, RxqInfo, TxqInfo};
+use mem::{Packet, RxqInfo, TxqInfo, XdpBuff};
 use uapi::Errno;
-use uapi::xdp::XdpAction;
+use uapi::xdp::{BPF_F_BROADCAST, XdpAction};
 
-use super::{Enqueued, RedirectError};
+use super::{Enqueued, RedirectError, Target};
 use crate::frame::Epoch;
+use crate::verdicts::{Alike, Redirects};
 use crate::{
-    DeviceCore, DropReason, Feature, NetDevice, Note, Softirq, TraceEvent, Tracepoint, XdpFrame, Xmit,
-    XmitFlags,
+    DeviceCore, Devices, DropReason, Feature, NetDevice, Note, Softirq, TraceEvent, Tracepoint, XdpFrame,
+    Xmit, XmitFlags,
 };
 
 /// Frames that wait for one device on one CPU before they are sent.
@@ -49,6 +52,13 @@ impl DevFlush {
         frames.map(|f| f.packet().frame_count() as u64).sum()
     }
 
+    /// Frames that may be enqueued before a queue is sent and the programs of its target run: at the last of
+    /// them.
+    pub(crate) fn room(&self) -> usize {
+        let fullest = self.list.iter().map(|i| self.queues[*i as usize].frames.len()).max();
+        DEV_MAP_BULK_SIZE + 1 - fullest.unwrap_or(0)
+    }
+
     #[inline]
     fn queue(&mut self, ifindex: u32) -> &mut BulkQueue {
         if ifindex as usize >= self.queues.len() {
@@ -65,25 +75,87 @@ impl DevFlush {
     }
 }
 
-/// Whether a device can take a frame.
-///
-/// Kernel: `kernel/bpf/devmap.c __xdp_enqueue, include/linux/netdevice.h xdp_ok_fwd_dev, v6.18`
-#[doc(alias = "xdp_ok_fwd_dev")]
-fn check_device(dev: &DeviceCore, frame: &XdpFrame) -> Result<(), RedirectError> {
-    let features = dev.xdp_features();
-    if features & Feature::NDO_XMIT == 0 {
-        return Err(RedirectError::new(Errno::EOPNOTSUPP, DropReason::RedirectNotSupported));
+/// Where frames of a batch go.
+pub(super) struct To<'t> {
+    device: &'t Arc<dyn NetDevice>,
+    program: Option<&'t Arc<Program>>,
+}
+
+/// What a device can take now.
+struct Capacity {
+    features: u32,
+    up: bool,
+    /// Packets of one buffer, and packets with fragments.
+    able: bool,
+    frags: bool,
+    len: usize,
+}
+
+impl Capacity {
+    #[inline]
+    fn of(dev: &DeviceCore) -> Self {
+        let (features, up) = (dev.xdp_features(), dev.is_up());
+        let able = up && features & Feature::NDO_XMIT != 0;
+        let frags = able && features & Feature::NDO_XMIT_SG != 0;
+        Self { features, up, able, frags, len: dev.max_frame_len() }
     }
-    if !frame.packet().frags().is_empty() && features & Feature::NDO_XMIT_SG == 0 {
-        return Err(RedirectError::new(Errno::EOPNOTSUPP, DropReason::RedirectNoFrags));
+
+    /// Whether it can take a frame.
+    ///
+    /// Kernel: `kernel/bpf/devmap.c __xdp_enqueue, include/linux/netdevice.h xdp_ok_fwd_dev, v6.18`
+    #[doc(alias = "xdp_ok_fwd_dev")]
+    #[inline]
+    fn check(&self, frame: &XdpFrame) -> Result<(), RedirectError> {
+        let fits = frame.packet().total_len() <= self.len;
+        let able = if frame.packet().has_frags() { self.frags } else { self.able };
+        if able && fits { Ok(()) } else { Err(self.refusal(frame)) }
     }
-    if !dev.is_up() {
-        return Err(RedirectError::new(Errno::ENETDOWN, DropReason::RedirectDeviceDown));
+
+    /// The frame of a packet, if it can take it; else why not.
+    #[inline]
+    fn admit(&self, buff: Box<XdpBuff<'_>>) -> Result<XdpFrame, (DropReason, Packet)> {
+        match XdpFrame::from_buff(buff) {
+            Ok(frame) => match self.check(&frame) {
+                Ok(()) => Ok(frame),
+                Err(error) => Err((error.reason, frame.into_packet())),
+            },
+            Err((_, packet)) => Err((DropReason::RedirectNoFrameRoom, packet)),
+        }
     }
-    if frame.packet().total_len() > dev.max_frame_len() {
-        return Err(RedirectError::new(Errno::EMSGSIZE, DropReason::RedirectTooLong));
+
+    #[cold]
+    fn refusal(&self, frame: &XdpFrame) -> RedirectError {
+        if self.features & Feature::NDO_XMIT == 0 {
+            RedirectError::new(Errno::EOPNOTSUPP, DropReason::RedirectNotSupported)
+        } else if frame.packet().has_frags() && self.features & Feature::NDO_XMIT_SG == 0 {
+            RedirectError::new(Errno::EOPNOTSUPP, DropReason::RedirectNoFrags)
+        } else if !self.up {
+            RedirectError::new(Errno::ENETDOWN, DropReason::RedirectDeviceDown)
+        } else {
+            RedirectError::new(Errno::EMSGSIZE, DropReason::RedirectTooLong)
+        }
     }
-    Ok(())
+}
+
+impl<'a> Softirq<'a> {
+    /// The device that a target names, if it is one that is there.
+    pub(super) fn device_of<'t>(&self, dev_rx: &DeviceCore, target: &Target<'t>) -> Option<To<'t>>
+    where
+        'a: 't,
+    {
+        let (guard, devices): (Epoch<'t>, &'t Devices) = (self.guard, self.devices);
+        let Some(map) = target.map else {
+            let by_ifindex = target.map_id == RedirectInfo::MAP_ID_IFINDEX;
+            let device = by_ifindex.then(|| devices.get_in(guard, dev_rx.netns, target.key()))??;
+            return Some(To { device, program: None });
+        };
+        if target.flags & BPF_F_BROADCAST != 0 {
+            return None;
+        }
+        let entry = map.device(guard, target.key())?;
+        let device = devices.get(guard, entry.ifindex)?;
+        Some(To { device, program: entry.program.as_ref() })
+    }
 }
 
 impl Softirq<'_> {
@@ -120,7 +192,7 @@ impl Softirq<'_> {
         device: &Arc<dyn NetDevice>,
         program: Option<&Arc<Program>>,
     ) -> Enqueued {
-        if let Err(error) = check_device(device.core(), &frame) {
+        if let Err(error) = Capacity::of(device.core()).check(&frame) {
             return Err((error, frame));
         }
         self.bq_enqueue(frame, dev_rx, device, program);
@@ -150,6 +222,50 @@ impl Softirq<'_> {
         }
     }
 
+    /// Gives frames of a batch to a device's bulk queue; answers how many it could take. Those that it cannot
+    /// take end here.
+    #[inline]
+    pub(super) fn enqueue_all<'q>(
+        &mut self,
+        dev_rx: u32,
+        to: &To<'_>,
+        mut buffs: impl ExactSizeIterator<Item = Box<XdpBuff<'q>>>,
+    ) -> u32 {
+        let core = to.device.core();
+        let (ifindex, capacity) = (core.ifindex, Capacity::of(core));
+        let mut taken = 0;
+        while buffs.len() > 0 {
+            let mut refused = None;
+            let bulk = self.net.dev_flush.queue(ifindex);
+            let room = DEV_MAP_BULK_SIZE - bulk.frames.len();
+            if bulk.dev.is_some() && room > 0 {
+                let before = bulk.frames.len();
+                for buff in buffs.by_ref().take(room) {
+                    match capacity.admit(buff) {
+                        Ok(frame) => bulk.frames.push(frame),
+                        Err(why) => {
+                            refused = Some(why);
+                            break;
+                        }
+                    }
+                }
+                taken += (bulk.frames.len() - before) as u32;
+            } else if let Some(buff) = buffs.next() {
+                match capacity.admit(buff) {
+                    Ok(frame) => {
+                        taken += 1;
+                        self.bq_enqueue(frame, dev_rx, to.device, to.program);
+                    }
+                    Err(why) => refused = Some(why),
+                }
+            }
+            if let Some((reason, packet)) = refused {
+                self.net.drop_packet(packet, reason);
+            }
+        }
+        taken
+    }
+
     /// Kernel: `kernel/bpf/devmap.c dev_map_enqueue_multi, v6.18`
     pub(super) fn dev_map_enqueue_multi(
         &mut self,
@@ -163,7 +279,7 @@ impl Softirq<'_> {
         for entry in map.devices(guard) {
             let Some(device) = devices.get(guard, entry.ifindex) else { continue };
             let excluded = exclude_ingress && devices.is_or_is_upper_of(guard, entry.ifindex, dev_rx.ifindex);
-            if excluded || check_device(device.core(), &frame).is_err() {
+            if excluded || Capacity::of(device.core()).check(&frame).is_err() {
                 continue;
             }
             let Some((entry, device)) = last.replace((entry, device)) else { continue };
@@ -196,14 +312,15 @@ impl Softirq<'_> {
     /// Kernel: `kernel/bpf/devmap.c bq_xmit_all, v6.18`
     fn bq_xmit_all(&mut self, ifindex: u32, flags: u32) {
         let bulk = self.net.dev_flush.queue(ifindex);
-        let Some(device) = bulk.dev.clone() else { return };
+        // Taken and put back, so that no reference is counted.
+        let Some(device) = bulk.dev.take() else { return };
+        let program = bulk.program.take();
         let mut frames = std::mem::take(&mut bulk.frames);
         let dev_rx = bulk.dev_rx;
-        let program = bulk.program.clone();
         let count = frames.len();
         if count > 0 {
-            if let Some(program) = program {
-                self.dev_map_bpf_prog_run(&program, &mut frames, device.core(), dev_rx);
+            if let Some(program) = &program {
+                self.dev_map_bpf_prog_run(program, &mut frames, device.core(), dev_rx);
             }
             let (sent, err) = if frames.is_empty() { (0, 0) } else { self.xmit(&device, &mut frames, flags) };
             self.net.trace.emit(Tracepoint::XdpDevmapXmit, || TraceEvent::XdpDevmapXmit {
@@ -214,7 +331,8 @@ impl Softirq<'_> {
                 err,
             });
         }
-        self.net.dev_flush.queue(ifindex).frames = frames;
+        let bulk = self.net.dev_flush.queue(ifindex);
+        (bulk.frames, bulk.dev, bulk.program) = (frames, Some(device), program);
     }
 
     /// Sends a batch, and frees what the device does not take; answers how many it took and its error.
@@ -247,35 +365,45 @@ impl Softirq<'_> {
         let rxq = RxqInfo { ifindex: dev_rx, queue_index: 0, mem_type: 0, frag_size: 0 };
         let txq = TxqInfo { ifindex: tx_dev.ifindex };
         let mut kept = self.net.take_spare();
-        for frame in frames.drain(..) {
-            let mem_type: MemType = frame.packet().mem_type();
+        let mut verdicts = self.net.take_verdicts();
+        let mut waiting = ArrayVec::<_, DEV_MAP_BULK_SIZE>::new();
+        waiting.extend(frames.drain(..).map(|frame| {
             let mut buff = frame.into_buff(&rxq);
             buff.set_txq(Some(&txq));
-            let act = self.run_xdp(program, &mut buff);
-            let mut packet = buff.into_packet();
-            packet.set_mem_type(mem_type);
-            let reason = match XdpAction::from_raw(act) {
-                Some(XdpAction::Pass) => match XdpFrame::from_packet(packet) {
-                    Ok(frame) => {
-                        kept.push(frame);
-                        continue;
+            buff
+        }));
+        while !waiting.is_empty() {
+            let done = self.run_xdp_batch(program, &mut waiting, Redirects::Ignored, &mut verdicts);
+            let mut buffs = waiting.drain(..done);
+            for Alike { count, act, .. } in verdicts.alike() {
+                for buff in buffs.by_ref().take(count) {
+                    match self.egress_verdict(program, act, tx_dev) {
+                        None => match XdpFrame::from_packet(buff.into_packet()) {
+                            Ok(frame) => kept.push(frame),
+                            Err((_, packet)) => self.net.drop_packet(packet, DropReason::EgressNoFrameRoom),
+                        },
+                        Some(reason) => self.net.drop_packet(buff.into_packet(), reason),
                     }
-                    Err((_, back)) => {
-                        packet = back;
-                        DropReason::EgressNoFrameRoom
-                    }
-                },
-                Some(XdpAction::Drop) => DropReason::EgressDrop,
-                action => {
-                    self.exception(program, act, tx_dev.ifindex);
-                    let aborted = action == Some(XdpAction::Aborted);
-                    if aborted { DropReason::EgressAborted } else { DropReason::EgressInvalidAction }
                 }
-            };
-            self.net.drop_packet(packet, reason);
+            }
         }
+        self.net.give_verdicts(verdicts);
         std::mem::swap(frames, &mut kept);
         self.net.give_spare(kept);
+    }
+
+    /// Why a frame is dropped after the program of a devmap entry; `None` if it is not.
+    #[inline]
+    fn egress_verdict(&mut self, program: &Program, act: u32, tx_dev: &DeviceCore) -> Option<DropReason> {
+        match XdpAction::from_raw(act) {
+            Some(XdpAction::Pass) => None,
+            Some(XdpAction::Drop) => Some(DropReason::EgressDrop),
+            action => {
+                self.exception(program, act, tx_dev.ifindex);
+                let aborted = action == Some(XdpAction::Aborted);
+                Some(if aborted { DropReason::EgressAborted } else { DropReason::EgressInvalidAction })
+            }
+        }
     }
 
     /// A device by number, for drivers that need themselves as others see them.

@@ -45,18 +45,27 @@ impl RedirectError {
     }
 }
 
-/// A target as the helpers left it, taken out of [`RedirectInfo`].
-///
-/// The map goes back when the packet is done ([`Softirq::keep_map`]), so that the next packet for the same
-/// map need not count references; with `map_id` 0 it means nothing.
-pub(crate) struct Target {
-    pub(crate) map: Option<Arc<Map>>,
+/// A target as the helpers left it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Target<'m> {
+    pub(crate) map: Option<&'m Arc<Map>>,
     pub(crate) map_id: u32,
-    index: u64,
+    pub(crate) index: u64,
     pub(crate) flags: u64,
 }
 
-impl Target {
+/// A target taken out of [`RedirectInfo`].
+///
+/// The map goes back when the packet is done ([`Softirq::keep_map`]), so that the next packet for the same
+/// map need not count references; with `map_id` 0 it means nothing.
+pub(crate) struct Taken {
+    map: Option<Arc<Map>>,
+    map_id: u32,
+    index: u64,
+    flags: u64,
+}
+
+impl Taken {
     /// Takes map and flags; the index stays for whoever redirects without a helper.
     pub(crate) fn take(info: &mut RedirectInfo) -> Self {
         let map_id = std::mem::take(&mut info.map_id);
@@ -69,9 +78,19 @@ impl Target {
         }
     }
 
+    pub(crate) const fn target(&self) -> Target<'_> {
+        Target { map: self.map.as_ref(), map_id: self.map_id, index: self.index, flags: self.flags }
+    }
+}
+
+impl Target<'_> {
     /// The key as maps see it: its low half.
-    pub(crate) fn key(&self) -> u32 {
+    pub(crate) const fn key(&self) -> u32 {
         self.index as u32
+    }
+
+    fn map_type(&self) -> Option<MapType> {
+        self.map.map(|m| m.def().map_type)
     }
 }
 
@@ -95,23 +114,51 @@ impl Softirq<'_> {
         buff: Box<XdpBuff<'_>>,
         prog_id: u32,
     ) -> Result<(), RedirectError> {
-        let target = Target::take(&mut self.net.redirect);
-        let map_type = target.map.as_ref().map(|m| m.def().map_type);
-        let result = match map_type {
-            Some(MapType::Xskmap) => self.xsk_map_redirect(&target, buff),
-            map_type => self.redirect_frame(dev, &target, map_type, buff),
+        let taken = Taken::take(&mut self.net.redirect);
+        let result = self.redirect_to(dev, buff, prog_id, &taken.target());
+        self.keep_map(taken);
+        result
+    }
+
+    /// As [`Softirq::xdp_do_redirect`], with the target in hand.
+    fn redirect_to(
+        &mut self,
+        dev: &DeviceCore,
+        buff: Box<XdpBuff<'_>>,
+        prog_id: u32,
+        target: &Target<'_>,
+    ) -> Result<(), RedirectError> {
+        let result = match target.map_type() {
+            Some(MapType::Xskmap) => self.xsk_map_redirect(target, buff),
+            map_type => self.redirect_frame(dev, target, map_type, buff),
         };
         if self.net.trace.is_any_on() {
-            self.trace_redirect(&target, prog_id, dev.ifindex, result.err());
+            self.trace_redirect(target, prog_id, dev.ifindex, result.err());
         }
-        self.keep_map(target);
         result
+    }
+
+    /// Redirects packets of a batch that have the same target, one after the other; answers how many of them
+    /// could be.
+    #[inline]
+    pub(crate) fn redirect_all<'q>(
+        &mut self,
+        dev: &DeviceCore,
+        prog_id: u32,
+        target: &Target<'_>,
+        buffs: impl ExactSizeIterator<Item = Box<XdpBuff<'q>>>,
+    ) -> u32 {
+        let to = if self.net.trace.is_any_on() { None } else { self.device_of(dev, target) };
+        if let Some(to) = to {
+            return self.enqueue_all(dev.ifindex, &to, buffs);
+        }
+        buffs.map(|buff| u32::from(self.redirect_to(dev, buff, prog_id, target).is_ok())).sum()
     }
 
     #[cold]
     pub(crate) fn trace_redirect(
         &mut self,
-        target: &Target,
+        target: &Target<'_>,
         prog_id: u32,
         ifindex: u32,
         error: Option<RedirectError>,
@@ -126,9 +173,9 @@ impl Softirq<'_> {
         });
     }
 
-    pub(crate) fn keep_map(&mut self, target: Target) {
-        if target.map.is_some() {
-            self.net.redirect.map = target.map;
+    pub(crate) fn keep_map(&mut self, taken: Taken) {
+        if taken.map.is_some() {
+            self.net.redirect.map = taken.map;
         }
     }
 
@@ -136,7 +183,7 @@ impl Softirq<'_> {
     fn redirect_frame(
         &mut self,
         dev: &DeviceCore,
-        target: &Target,
+        target: &Target<'_>,
         map_type: Option<MapType>,
         buff: Box<XdpBuff<'_>>,
     ) -> Result<(), RedirectError> {
@@ -148,7 +195,7 @@ impl Softirq<'_> {
                 return Err(error);
             }
         };
-        let sent = match (map_type, &target.map) {
+        let sent = match (map_type, target.map) {
             (Some(MapType::Devmap | MapType::DevmapHash), Some(map)) => {
                 if target.flags & BPF_F_BROADCAST != 0 {
                     let exclude = target.flags & BPF_F_EXCLUDE_INGRESS != 0;
@@ -170,8 +217,8 @@ impl Softirq<'_> {
     }
 
     /// The device that tracepoints show: none for broadcast and CPUs.
-    fn to_ifindex(&self, target: &Target) -> u32 {
-        match (target.map.as_ref().map(|m| m.def().map_type), &target.map) {
+    fn to_ifindex(&self, target: &Target<'_>) -> u32 {
+        match (target.map_type(), target.map) {
             (Some(MapType::Devmap | MapType::DevmapHash), Some(map)) => {
                 let one = target.flags & BPF_F_BROADCAST == 0;
                 let entry = if one { map.device(self.guard, target.key()) } else { None };

@@ -88,10 +88,10 @@ impl Softirq<'_> {
     #[doc(alias = "__xsk_map_redirect")]
     pub(crate) fn xsk_map_redirect(
         &mut self,
-        target: &Target,
+        target: &Target<'_>,
         buff: Box<XdpBuff<'_>>,
     ) -> Result<(), RedirectError> {
-        let object = target.map.as_ref().and_then(|map| map.socket(self.guard, target.key()));
+        let object = target.map.and_then(|map| map.socket(self.guard, target.key()));
         let result = match object.and_then(XskEntry::of).and_then(|entry| self.net.xsk_flush.find(entry)) {
             None => Err(RedirectError::new(Errno::EINVAL, DropReason::XskMissing)),
             Some(at) => match self.net.xsk_flush.0[at].socket.rcv(&buff) {

@@ -12,8 +12,8 @@ use uapi::xdp::{XDP_PACKET_HEADROOM, XdpAction};
 use super::stats::PollStats;
 use super::{VETH_XDP_BATCH, VETH_XDP_TX_BULK_SIZE, Veth, VethRq};
 use crate::cow::skb_pp_cow_data;
-use crate::engine::BATCH_MAX;
-use crate::{DropReason, NapiCtx, Polled, RingItem, Skb, Softirq, XdpFrame};
+use crate::verdicts::{Alike, BATCH_MAX, Redirects};
+use crate::{DropReason, NapiCtx, Polled, RingItem, Skb, Softirq, Verdicts, XdpFrame};
 
 /// Where the packets of one poll go.
 struct Batch {
@@ -23,6 +23,9 @@ struct Batch {
     pass: Vec<XdpFrame>,
     stats: PollStats,
 }
+
+/// Frames that the program was not run over yet.
+type Waiting<'q> = ArrayVec<Box<XdpBuff<'q>>, BATCH_MAX>;
 
 /// What the program decided, when the packet is still here.
 enum Outcome<'q> {
@@ -41,17 +44,20 @@ impl Veth {
         let program = rq.program.get(0, guard);
         let mut batch =
             Batch { tx: cx.net.take_spare(), pass: cx.net.take_spare(), stats: PollStats::default() };
-        let mut waiting = ArrayVec::new();
+        let mut waiting = Waiting::new();
+        let (mut bytes, mut pages) = (0, 0);
         let done = rq.ring.consume_batch(budget, |item| match (item, program) {
             (RingItem::Frame(frame), None) => {
-                count_frame(&mut batch.stats, frame.packet());
+                bytes += frame.packet().total_len();
+                pages += frame.packet().frame_count();
                 self.pass_frame(cx, &mut batch, frame);
             }
             (RingItem::Frame(frame), Some(program)) => {
-                count_frame(&mut batch.stats, frame.packet());
+                bytes += frame.packet().total_len();
+                pages += frame.packet().frame_count();
                 let rxq = rq.rxq.of(frame.packet().mem_type());
                 let mut buff = frame.into_buff(rxq);
-                buff.set_hints(FRAME_HINTS);
+                buff.set_no_hints();
                 waiting.push(buff);
                 if waiting.is_full() {
                     self.receive_frames(rq, program, &mut waiting, cx, &mut batch);
@@ -61,6 +67,9 @@ impl Veth {
                 if let Some(program) = program {
                     self.receive_frames(rq, program, &mut waiting, cx, &mut batch);
                 }
+                // Without the Ethernet header, which was taken off on the way.
+                bytes += skb.len();
+                pages += skb.packet.frame_count();
                 self.receive_skb(rq, program, skb, cx, &mut batch);
             }
         });
@@ -70,6 +79,7 @@ impl Veth {
         self.pass_frames(cx, &mut batch.pass);
         let Batch { mut tx, pass, mut stats } = batch;
         stats.xdp_packets = done.into();
+        (stats.xdp_bytes, stats.frames_out) = (bytes as u64, pages as u64);
         rq.stats.publish(&stats);
         if stats.xdp_redirect > 0 {
             cx.xdp_do_flush();
@@ -94,27 +104,51 @@ impl Veth {
     ///
     /// Kernel: `drivers/net/veth.c veth_xdp_rcv_one, v6.18`
     #[doc(alias = "veth_xdp_rcv_one")]
-    #[inline]
     fn receive_frames(
         &self,
         rq: &VethRq,
         program: &Arc<Program>,
-        waiting: &mut ArrayVec<Box<XdpBuff<'_>>, BATCH_MAX>,
+        waiting: &mut Waiting<'_>,
         cx: &mut Softirq<'_>,
         batch: &mut Batch,
     ) {
         if waiting.is_empty() {
             return;
         }
-        let mut acts = [0; BATCH_MAX];
-        let done = cx.run_xdp_batch(program, waiting, &mut acts);
-        for (buff, act) in waiting.drain(..done).zip(&acts) {
-            self.finish_frame(rq, program, *act, buff, cx, batch);
+        let mut verdicts = cx.net.take_verdicts();
+        while !waiting.is_empty() {
+            let redirects = Redirects::Most(cx.redirects_most());
+            let done = cx.run_xdp_batch(program, waiting, redirects, &mut verdicts);
+            self.finish_frames(rq, program, waiting.drain(..done), &verdicts, cx, batch);
         }
-        // A program that redirects one packet probably redirects the next, so there are no batches.
-        for mut buff in waiting.drain(..) {
-            let act = cx.run_xdp(program, &mut buff);
-            self.finish_frame(rq, program, act, buff, cx, batch);
+        cx.net.give_verdicts(verdicts);
+    }
+
+    #[inline]
+    fn finish_frames(
+        &self,
+        rq: &VethRq,
+        program: &Arc<Program>,
+        mut buffs: arrayvec::Drain<'_, Box<XdpBuff<'_>>, BATCH_MAX>,
+        verdicts: &Verdicts,
+        cx: &mut Softirq<'_>,
+        batch: &mut Batch,
+    ) {
+        for Alike { count, act, target } in verdicts.alike() {
+            let alike = buffs.by_ref().take(count);
+            match XdpAction::from_raw(act) {
+                Some(XdpAction::Drop) => {
+                    batch.stats.xdp_drops += count as u64;
+                    cx.net.drop_buffs(alike, DropReason::ProgramDrop);
+                }
+                Some(XdpAction::Redirect) => {
+                    let sent = cx.redirect_all(&self.core, program.id(), &target, alike);
+                    batch.stats.xdp_redirect += u64::from(sent);
+                    batch.stats.rx_drops += count as u64 - u64::from(sent);
+                }
+                Some(XdpAction::Tx) => alike.for_each(|buff| self.xdp_tx(rq, program, buff, cx, batch)),
+                _ => alike.for_each(|buff| self.finish_frame(rq, program, act, buff, cx, batch)),
+            }
         }
     }
 
@@ -161,9 +195,6 @@ impl Veth {
         cx: &mut Softirq<'_>,
         batch: &mut Batch,
     ) {
-        // Without the Ethernet header, which was taken off on the way.
-        batch.stats.xdp_bytes += skb.len() as u64;
-        batch.stats.frames_out += skb.packet.frame_count() as u64;
         let Some(program) = program else { return cx.netif_receive_skb(skb) };
         skb.push_mac();
         let packet = match make_writable(rq, cx, &skb) {
@@ -248,11 +279,6 @@ impl Veth {
     }
 }
 
-fn count_frame(stats: &mut PollStats, packet: &Packet) {
-    stats.xdp_bytes += packet.total_len() as u64;
-    stats.frames_out += packet.frame_count() as u64;
-}
-
 /// A copy that the program may write to, if the packet itself is not one.
 ///
 /// Kernel: `drivers/net/veth.c veth_convert_skb_to_xdp_buff, v6.18`
@@ -268,10 +294,6 @@ fn make_writable(rq: &VethRq, cx: &mut Softirq<'_>, skb: &Skb) -> Result<Option<
     }
     Ok(None)
 }
-
-/// What the device knows of a frame: it could, but there is nothing.
-pub(super) const FRAME_HINTS: RxHints =
-    RxHints { timestamp_ns: Err(Errno::ENODATA), hash: Err(Errno::ENODATA), vlan: Err(Errno::ENODATA) };
 
 /// `XDP_RSS_L4`.
 const XDP_RSS_L4: u32 = 8;

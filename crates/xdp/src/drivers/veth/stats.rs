@@ -18,6 +18,7 @@ pub(super) struct RqStats {
     pub(super) xdp_drops: AtomicU64,
     pub(super) xdp_tx: AtomicU64,
     pub(super) xdp_tx_err: AtomicU64,
+    /// These and `frames_in` change under the ring's producer lock.
     pub(super) peer_tq_xdp_xmit: AtomicU64,
     pub(super) peer_tq_xdp_xmit_err: AtomicU64,
     /// Pages of packets that were put into the ring and taken out; not the kernel's, for checkers.
@@ -42,6 +43,11 @@ pub(super) fn add(counter: &AtomicU64, n: u64) {
     if n > 0 {
         counter.fetch_add(n, Relaxed);
     }
+}
+
+/// Adds to a counter that only one thread at a time adds to: whoever holds the ring's producer lock, or the NAPI.
+pub(super) fn add_alone(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed) + n, Relaxed);
 }
 
 fn get(counter: &AtomicU64) -> u64 {

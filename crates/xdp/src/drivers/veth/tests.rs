@@ -388,10 +388,10 @@ fn metadata_survives_a_hop() {
 /// Fact 2.5 [V t_last.py]: what a veth knows of skbs, and of frames nothing.
 #[test]
 fn hints_of_skbs_and_frames() {
-    use super::poll::{FRAME_HINTS, skb_hints};
+    use super::poll::skb_hints;
     let hints = skb_hints(Some((0x1234, true)), None);
     assert_eq!((hints.timestamp_ns, hints.hash, hints.vlan), (Ok(0), Ok((0x1234, 8)), Err(Errno::ENODATA)));
     assert_eq!(skb_hints(Some((5, false)), Some((0x8100, 7))).hash, Ok((5, 0)));
     assert_eq!(skb_hints(None, Some((0x8100, 7))).vlan, Ok((0x8100_u16.to_be(), 7)));
-    assert_eq!(FRAME_HINTS.hash, Err(Errno::ENODATA));
+    assert_eq!(mem::RxHints::NO_DATA.hash, Err(Errno::ENODATA));
 }

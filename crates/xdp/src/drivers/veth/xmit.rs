@@ -7,7 +7,7 @@ use mem::Packet;
 use uapi::Errno;
 use uapi::xdp::ETH_HLEN;
 
-use super::stats::add;
+use super::stats::{add, add_alone};
 use super::{Veth, VethRq};
 use crate::{
     DropReason, NetdevTx, RingItem, Skb, Softirq, TraceEvent, Tracepoint, XdpFrame, Xmit, XmitError,
@@ -37,21 +37,24 @@ impl Veth {
         }
         let n = frames.len();
         let max_len = peer.core.max_frame_len();
-        let mut pages = 0;
-        let short = frames.iter().take_while(|f| f.packet().total_len() <= max_len).count();
-        let sent = rq.ring.produce_batch(short, |room| {
-            frames.drain(..room).map(|frame| {
-                pages += frame.packet().frame_count() as u64;
-                RingItem::Frame(frame)
-            })
+        let fits = |frame: &&XdpFrame| frame.packet().total_len() <= max_len;
+        let (mut short, mut parts) = (0, 0);
+        for frame in frames.iter().take_while(fits) {
+            short += 1;
+            parts += frame.packet().frame_count();
+        }
+        let sent = rq.ring.produce_batch(short, |sent| {
+            let unsent = frames[sent..short].iter().map(|f| f.packet().frame_count()).sum::<usize>();
+            let pages = parts - unsent;
+            add_alone(&rq.stats.frames_in, pages as u64);
+            if ndo_xmit {
+                add_alone(&rq.stats.peer_tq_xdp_xmit, sent as u64);
+                add_alone(&rq.stats.peer_tq_xdp_xmit_err, (n - sent) as u64);
+            }
+            frames.drain(..sent).map(RingItem::Frame)
         });
-        add(&rq.stats.frames_in, pages);
         if flags & XmitFlags::FLUSH != 0 {
             peer.flush_rq(rq, cx);
-        }
-        if ndo_xmit {
-            add(&rq.stats.peer_tq_xdp_xmit, sent as u64);
-            add(&rq.stats.peer_tq_xdp_xmit_err, (n - sent) as u64);
         }
         let stopped_by = if sent < short { DropReason::XmitRingFull } else { DropReason::XmitTooLong };
         Ok(Xmit { sent, stopped_by })
@@ -101,8 +104,8 @@ impl Veth {
             sent: sent as u32,
             err,
         });
-        add(&rq.stats.xdp_tx, sent as u64);
-        add(&rq.stats.xdp_tx_err, (n - sent) as u64);
+        add_alone(&rq.stats.xdp_tx, sent as u64);
+        add_alone(&rq.stats.xdp_tx_err, (n - sent) as u64);
     }
 
     /// Kernel: `drivers/net/veth.c veth_xmit, v6.18`
@@ -142,20 +145,23 @@ impl Veth {
     ) -> NetdevTx {
         skb.rx_queue = Some(rq.index);
         let pages = skb.packet.frame_count() as u64;
-        match rq.ring.produce(RingItem::Skb(skb)) {
-            Ok(()) => {
-                add(&rq.stats.frames_in, pages);
+        let mut skb = Some(skb);
+        rq.ring.produce_batch(1, |room| {
+            add_alone(&rq.stats.frames_in, if room > 0 { pages } else { 0 });
+            skb.take_if(|_| room > 0).map(RingItem::Skb).into_iter()
+        });
+        match skb {
+            None => {
                 peer.flush_rq(rq, cx);
                 NetdevTx::Ok
             }
-            Err(RingItem::Skb(mut skb)) if self.core.qdisc.load(Relaxed) => {
+            Some(mut skb) if self.core.qdisc.load(Relaxed) => {
                 skb.push_mac();
                 rq.tx_stopped.store(true, Release);
                 peer.flush_rq(rq, cx);
                 NetdevTx::Busy(skb)
             }
-            Err(RingItem::Skb(skb)) => self.drop_skb(cx, skb.packet, DropReason::ForwardRingFull),
-            Err(RingItem::Frame(_)) => unreachable!("the ring gives back what it was given"),
+            Some(skb) => self.drop_skb(cx, skb.packet, DropReason::ForwardRingFull),
         }
     }
 
